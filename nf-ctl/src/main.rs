@@ -1,0 +1,2 @@
+//! Control CLI.
+fn main() {}
