@@ -1,1 +1,6 @@
-//! The network function.
+//! The ESP termination network function.
+#![forbid(unsafe_code)]
+
+pub mod counters;
+pub mod drop;
+pub mod types;
