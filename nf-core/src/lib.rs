@@ -4,3 +4,4 @@
 pub mod counters;
 pub mod drop;
 pub mod types;
+pub mod wire;
