@@ -3,5 +3,6 @@
 
 pub mod counters;
 pub mod drop;
+pub mod sa;
 pub mod types;
 pub mod wire;
