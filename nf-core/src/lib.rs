@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod crypto;
 pub mod drop;
 pub mod sa;
 pub mod types;
