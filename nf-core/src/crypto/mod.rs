@@ -37,6 +37,8 @@
 mod engine;
 mod layout;
 mod portable;
+#[cfg(test)]
+mod tests;
 mod transform;
 
 pub use engine::{Engine, EngineChoice, EngineError, OpenJob, Opener, SealJob, Sealer, UnknownEngine, select};
