@@ -133,21 +133,22 @@ impl fmt::Display for EngineChoice {
 }
 
 impl FromStr for EngineChoice {
-    type Err = UnknownEngine;
+    type Err = EngineError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|choice| choice.as_str() == name).ok_or_else(|| UnknownEngine(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|choice| choice.as_str() == name)
+            .ok_or_else(|| EngineError::Unknown(name.to_owned()))
     }
 }
-
-/// A name that isn't an engine's.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("unknown crypto engine {0:?}; use \"auto\", \"aes-gcm\" or \"ipsec-mb\"")]
-pub struct UnknownEngine(String);
 
 /// Why an engine can't be had, or can't serve an SA.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EngineError {
+    /// A name that isn't an engine's.
+    #[error("there is no crypto engine `{0}`; use `auto`, `aes-gcm` or `ipsec-mb`")]
+    Unknown(String),
     /// The engine isn't part of this build.
     #[error("this build has no {0} engine; use engine = \"auto\" or \"aes-gcm\"")]
     NotBuilt(EngineChoice),
@@ -165,9 +166,9 @@ pub enum EngineError {
 ///
 /// # Errors
 /// [`EngineError::NotBuilt`] where this build doesn't have it.
-pub fn select(choice: EngineChoice) -> Result<&'static dyn Engine, EngineError> {
+pub fn select(choice: EngineChoice) -> Result<Box<dyn Engine>, EngineError> {
     match choice {
-        EngineChoice::Auto | EngineChoice::AesGcm => Ok(&Portable),
+        EngineChoice::Auto | EngineChoice::AesGcm => Ok(Box::new(Portable)),
         EngineChoice::IpsecMb => Err(EngineError::NotBuilt(choice)),
     }
 }
@@ -180,13 +181,14 @@ mod tests {
     fn choices_read_back_as_what_they_name() {
         assert!(EngineChoice::ALL.into_iter().all(|choice| choice.to_string().parse() == Ok(choice)));
         let error = "openssl".parse::<EngineChoice>().unwrap_err();
-        assert_eq!(error.to_string(), "unknown crypto engine \"openssl\"; use \"auto\", \"aes-gcm\" or \"ipsec-mb\"");
+        assert_eq!(error.to_string(), "there is no crypto engine `openssl`; use `auto`, `aes-gcm` or `ipsec-mb`");
     }
 
     #[test]
     fn auto_is_the_portable_engine_and_an_absent_one_is_refused() {
-        assert_eq!(select(EngineChoice::default()).map(|engine| engine.name()), Ok("aes-gcm"));
-        assert_eq!(select(EngineChoice::AesGcm).map(|engine| engine.name()), Ok("aes-gcm"));
+        for choice in [EngineChoice::default(), EngineChoice::AesGcm] {
+            assert_eq!(select(choice).map(|engine| engine.name()), Ok("aes-gcm"));
+        }
         let error = select(EngineChoice::IpsecMb).err().unwrap();
         assert_eq!(error.to_string(), "this build has no ipsec-mb engine; use engine = \"auto\" or \"aes-gcm\"");
     }

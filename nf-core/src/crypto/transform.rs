@@ -92,10 +92,10 @@ impl Cipher {
     /// What a key of the right length is, for the message about one that isn't.
     const fn key_rule(self) -> &'static str {
         match self {
-            Cipher::AesGcm { .. } => "20, 28 or 36: an AES key of 16, 24 or 32 and the salt of 4",
-            Cipher::AesCbc => "16, 24 or 32",
-            Cipher::ChaCha20Poly1305 => "36: the key of 32 and the salt of 4",
-            Cipher::Null => "0",
+            Cipher::AesGcm { .. } => "20 or 28 or 36 octets, the last 4 of which are the salt",
+            Cipher::AesCbc => "16 or 24 or 32 octets",
+            Cipher::ChaCha20Poly1305 => "36 octets, the last 4 of which are the salt",
+            Cipher::Null => "0 octets",
         }
     }
 }
@@ -107,10 +107,10 @@ impl fmt::Display for Cipher {
 }
 
 impl FromStr for Cipher {
-    type Err = UnknownCipher;
+    type Err = TransformError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|cipher| cipher.as_str() == name).ok_or(UnknownCipher)
+        Self::ALL.into_iter().find(|cipher| cipher.as_str() == name).ok_or(TransformError::UnknownCipher)
     }
 }
 
@@ -180,32 +180,25 @@ impl fmt::Display for Integrity {
 }
 
 impl FromStr for Integrity {
-    type Err = UnknownIntegrity;
+    type Err = TransformError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|integrity| integrity.as_str() == name).ok_or(UnknownIntegrity)
+        Self::ALL.into_iter().find(|integrity| integrity.as_str() == name).ok_or(TransformError::UnknownIntegrity)
     }
 }
 
-/// A name that isn't a cipher's. It isn't repeated: a key that slipped into the wrong field must not reach a log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "unknown cipher; use \"aes-gcm-16\", \"aes-gcm-12\", \"aes-gcm-8\", \"aes-cbc\", \"chacha20-poly1305\" or \"null\""
-)]
-pub struct UnknownCipher;
-
-/// A name that isn't an integrity algorithm's. It isn't repeated, as with [`UnknownCipher`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "unknown integrity algorithm; use \"hmac-sha1-96\", \"hmac-sha256-128\", \"hmac-sha384-192\" or \"hmac-sha512-256\""
-)]
-pub struct UnknownIntegrity;
-
-/// Why algorithms and keys don't make a [`Transform`]. Lengths are told, octets of keys never.
+/// Why algorithms and keys don't make a [`Transform`]. Lengths are told, octets of keys never; and an unknown name isn't
+/// repeated, since it may be a key that slipped into the wrong field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TransformError {
+    /// A name that isn't a cipher's.
+    #[error("unknown cipher; use aes-gcm-16, aes-gcm-12, aes-gcm-8, aes-cbc, chacha20-poly1305 or null")]
+    UnknownCipher,
+    /// A name that isn't an integrity algorithm's.
+    #[error("unknown integrity algorithm; use hmac-sha1-96, hmac-sha256-128, hmac-sha384-192 or hmac-sha512-256")]
+    UnknownIntegrity,
     /// The cipher's keying material has the wrong length.
-    #[error("the key of {cipher} has {octets} octets; it must have {}", .cipher.key_rule())]
+    #[error("{cipher} takes a key of {}; this one has {octets}", .cipher.key_rule())]
     KeyLength {
         /// The cipher.
         cipher: Cipher,
@@ -213,7 +206,7 @@ pub enum TransformError {
         octets: usize,
     },
     /// The integrity key has the wrong length.
-    #[error("the authentication key of {integrity} has {octets} octets; it must have {}", .integrity.key_len())]
+    #[error("{integrity} takes a key of {} octets; this one has {octets}", .integrity.key_len())]
     AuthKeyLength {
         /// The integrity algorithm.
         integrity: Integrity,
@@ -221,13 +214,13 @@ pub enum TransformError {
         octets: usize,
     },
     /// The cipher doesn't authenticate, and nothing else would: anyone could forge the SA's packets.
-    #[error("{cipher} doesn't authenticate; give an integrity algorithm and its key as well")]
+    #[error("{cipher} doesn't authenticate: add `auth`, such as hmac-sha256-128, and `auth_key`")]
     AuthMissing {
         /// The cipher.
         cipher: Cipher,
     },
     /// The cipher authenticates by itself.
-    #[error("{cipher} authenticates by itself; leave out the integrity algorithm and its key")]
+    #[error("{cipher} authenticates by itself: leave out `auth` and `auth_key`")]
     AuthRefused {
         /// The cipher.
         cipher: Cipher,
@@ -236,8 +229,8 @@ pub enum TransformError {
 
 /// What an SA's packets are protected with: cipher, integrity algorithm and their keys, which fit each other.
 ///
-/// The keys are cleared from memory on drop. `Debug` shows the algorithms only, and there is no `Clone`: the keys exist
-/// once, in here, and in what an [`Engine`](super::Engine) prepares from them.
+/// The keys of every copy are cleared from memory on drop. `Debug` shows the algorithms only.
+#[derive(Clone)]
 pub struct Transform {
     cipher: Cipher,
     key: Zeroizing<Vec<u8>>,
@@ -362,14 +355,15 @@ mod tests {
         for integrity in Integrity::ALL {
             assert_eq!(integrity.to_string().parse(), Ok(integrity));
         }
-        assert_eq!("AES-GCM-16".parse::<Cipher>(), Err(UnknownCipher));
-        assert_eq!("".parse::<Integrity>(), Err(UnknownIntegrity));
+        assert_eq!("AES-GCM-16".parse::<Cipher>(), Err(TransformError::UnknownCipher));
+        assert_eq!("".parse::<Integrity>(), Err(TransformError::UnknownIntegrity));
     }
 
     #[test]
     fn the_error_of_an_unknown_name_lists_every_name() {
-        assert!(Cipher::ALL.iter().all(|c| UnknownCipher.to_string().contains(&format!("\"{c}\""))));
-        assert!(Integrity::ALL.iter().all(|i| UnknownIntegrity.to_string().contains(&format!("\"{i}\""))));
+        let (ciphers, integrities) = (TransformError::UnknownCipher, TransformError::UnknownIntegrity);
+        assert!(Cipher::ALL.iter().all(|cipher| ciphers.to_string().contains(cipher.as_str())));
+        assert!(Integrity::ALL.iter().all(|integrity| integrities.to_string().contains(integrity.as_str())));
     }
 
     #[test]
@@ -448,11 +442,11 @@ mod tests {
         let error = Transform::new(GCM16, &[0; 16], None, false).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the key of aes-gcm-16 has 16 octets; it must have 20, 28 or 36: an AES key of 16, 24 or 32 and the salt of 4"
+            "aes-gcm-16 takes a key of 20 or 28 or 36 octets, the last 4 of which are the salt; this one has 16"
         );
         let auth = Some((Integrity::HmacSha256_128, &[0; 20][..]));
         let error = Transform::new(Cipher::AesCbc, &[0; 16], auth, false).unwrap_err();
-        assert_eq!(error.to_string(), "the authentication key of hmac-sha256-128 has 20 octets; it must have 32");
+        assert_eq!(error.to_string(), "hmac-sha256-128 takes a key of 32 octets; this one has 20");
     }
 
     #[test]

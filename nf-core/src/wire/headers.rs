@@ -14,7 +14,7 @@ use crate::types::Spi;
 const ESP_HEADER_LEN: usize = 8;
 
 /// What a frame is, as far as the pipeline must know. Whether it is for us is not asked here, so what would be wrong
-/// on our port 4500 is a kind of its own and not an error.
+/// behind an IP header addressed to us is a kind of its own and not an error: what passes through may hold anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Kind {
     /// IP protocol 50, with room for SPI and sequence number.
@@ -25,8 +25,9 @@ pub enum Kind {
     NatKeepalive,
     /// Port 4500 with the marker that says IKE (RFC 3948 2.2).
     IkeNatT,
-    /// Port 4500 with something else.
-    NatMalformed,
+    /// Wrong if it is for us, for this reason: no room for ESP's header, UDP to port 4500 that lies about its length,
+    /// something on port 4500 that is neither ESP nor IKE nor a keepalive.
+    Faulty(DropReason),
     /// A fragment of a datagram that may be ESP or UDP.
     Fragment,
     /// Everything else: ARP, ICMP, TCP, IKE on port 500, other protocols' fragments.
@@ -122,11 +123,11 @@ impl Headers {
     #[inline]
     pub fn udp_ports(self, frame: &[u8]) -> Option<(u16, u16)> {
         match self.kind {
-            Kind::EspInUdp | Kind::NatKeepalive | Kind::IkeNatT | Kind::NatMalformed => {
+            Kind::EspInUdp | Kind::NatKeepalive | Kind::IkeNatT => {
                 let l4 = usize::from(self.l4);
                 Some((u16_at(frame, l4)?, u16_at(frame, l4 + udp::field::DST_PORT)?))
             }
-            Kind::Esp | Kind::Fragment | Kind::Other => None,
+            Kind::Esp | Kind::Fragment | Kind::Faulty(_) | Kind::Other => None,
         }
     }
 
@@ -188,7 +189,7 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
     if fragment & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0 {
         return Ok(as_fragment(headers));
     }
-    upper_layer(frame, headers)
+    Ok(upper_layer(frame, headers))
 }
 
 #[inline]
@@ -220,7 +221,7 @@ fn parse_v6(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
         end: end as u16,
     };
     match chain.end {
-        ChainEnd::UpperLayer => upper_layer(frame, headers),
+        ChainEnd::UpperLayer => Ok(upper_layer(frame, headers)),
         ChainEnd::Fragment => Ok(as_fragment(headers)),
         ChainEnd::EnRoute => Ok(headers),
     }
@@ -236,30 +237,46 @@ fn as_fragment(headers: Headers) -> Headers {
 }
 
 #[inline]
-fn upper_layer(frame: &[u8], headers: Headers) -> Result<Headers, DropReason> {
+fn upper_layer(frame: &[u8], headers: Headers) -> Headers {
     let payload = frame.get(headers.l4.into()..headers.end.into()).unwrap_or_default();
     match headers.protocol {
-        protocol::ESP if payload.len() < ESP_HEADER_LEN => Err(DropReason::EspTruncated),
-        protocol::ESP => Ok(Headers { kind: Kind::Esp, ..headers }),
-        protocol::UDP if u16_at(payload, udp::field::DST_PORT) == Some(NAT_T_PORT) => nat_t(payload, headers),
-        _ => Ok(headers),
+        protocol::ESP if payload.len() < ESP_HEADER_LEN => {
+            Headers { kind: Kind::Faulty(DropReason::EspTruncated), ..headers }
+        }
+        protocol::ESP => Headers { kind: Kind::Esp, ..headers },
+        protocol::UDP if u16_at(payload, udp::field::DST_PORT) == Some(NAT_T_PORT) => {
+            let (kind, len) = nat_t(payload).unwrap_or((Kind::Faulty(DropReason::UdpMalformed), payload.len()));
+            Headers { kind, end: headers.l4 + len as u16, ..headers }
+        }
+        _ => headers,
     }
 }
 
-/// RFC 3948 2.1 to 2.3. The UDP checksum isn't looked at: senders are to leave it zero, receivers not to rely on it, and
-/// the ICV protects what matters.
+/// What a datagram to port 4500 is (RFC 3948 2.1 to 2.3), and its length. None where it lies about that. The UDP checksum
+/// isn't looked at: senders are to leave it zero, receivers not to rely on it, and the ICV protects what matters.
 #[inline]
-fn nat_t(datagram: &[u8], headers: Headers) -> Result<Headers, DropReason> {
-    let len = usize::from(u16_at(datagram, udp::field::LEN).ok_or(DropReason::UdpMalformed)?);
+fn nat_t(datagram: &[u8]) -> Option<(Kind, usize)> {
     // Octets that IP carries behind the end of UDP are nobody's.
-    let payload = datagram.get(udp::HEADER_LEN..len).ok_or(DropReason::UdpMalformed)?;
-    let kind = match (payload, u32_at(payload, 0)) {
-        (payload, _) if payload == udp::KEEPALIVE => Kind::NatKeepalive,
-        (_, Some(0)) => Kind::IkeNatT,
-        (payload, Some(_)) if payload.len() >= ESP_HEADER_LEN => Kind::EspInUdp,
-        _ => Kind::NatMalformed,
+    let len = usize::from(u16_at(datagram, udp::field::LEN)?);
+    let payload = datagram.get(udp::HEADER_LEN..len)?;
+    // Some senders (scapy is one) write the length of the header alone. As ESP tells its own end, no harm comes of
+    // believing IP then; the ICV has the last word.
+    if payload.is_empty() && is_esp(datagram.get(udp::HEADER_LEN..)?) {
+        return Some((Kind::EspInUdp, datagram.len()));
+    }
+    let kind = match payload {
+        [0xFF] => Kind::NatKeepalive,
+        [0, 0, 0, 0, ..] => Kind::IkeNatT,
+        payload if is_esp(payload) => Kind::EspInUdp,
+        _ => Kind::Faulty(DropReason::NatDemux),
     };
-    Ok(Headers { kind, end: headers.l4 + len as u16, ..headers })
+    Some((kind, len))
+}
+
+/// Whether a payload of UDP has an ESP header: an SPI that isn't the marker of IKE, and a sequence number.
+#[inline]
+fn is_esp(payload: &[u8]) -> bool {
+    payload.len() >= ESP_HEADER_LEN && u32_at(payload, 0) != Some(0)
 }
 
 #[cfg(test)]
@@ -349,7 +366,6 @@ mod tests {
         let kind = |payload: &[u8]| {
             let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &udp(61000, 4500, payload)));
             let headers = parse(&frame).unwrap();
-            assert_eq!(headers.udp_ports(&frame), Some((61000, 4500)));
             headers.kind
         };
         assert_eq!(kind(&SPI_AND_SEQ), Kind::EspInUdp);
@@ -358,20 +374,21 @@ mod tests {
         assert_eq!(kind(&[0xFF]), Kind::NatKeepalive);
         assert_eq!(kind(&[0, 0, 0, 0, 1, 2, 3, 4]), Kind::IkeNatT);
         for runt in [&[][..], &[0], &[0xFE], &[0xFF; 2], &[0xFF; 4], &[0xFF; 7]] {
-            assert_eq!(kind(runt), Kind::NatMalformed, "{runt:?}");
+            assert_eq!(kind(runt), Kind::Faulty(DropReason::NatDemux), "{runt:?}");
         }
     }
 
     #[test]
     fn udp_that_lies_about_its_length_is_refused() {
+        let udp_fault = Ok(Kind::Faulty(DropReason::UdpMalformed));
         for len in [0u8, 7, 17] {
             let mut datagram = udp(4500, 4500, &SPI_AND_SEQ);
             datagram[5] = len;
             let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &datagram));
-            assert_eq!(parse(&frame), Err(DropReason::UdpMalformed), "length {len}");
+            assert_eq!(parse(&frame).map(|headers| headers.kind), udp_fault, "length {len}");
         }
         let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &[0x11, 0x94, 0x11, 0x94]));
-        assert_eq!(parse(&frame), Err(DropReason::UdpMalformed), "cut short");
+        assert_eq!(parse(&frame).map(|headers| headers.kind), udp_fault, "cut short");
     }
 
     #[test]
@@ -380,6 +397,18 @@ mod tests {
         datagram.extend([9; 5]);
         let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &datagram));
         assert_eq!(parse(&frame).unwrap().esp_range(), 42..50);
+    }
+
+    #[test]
+    fn esp_behind_a_udp_length_of_the_header_alone() {
+        let mut datagram = udp(4500, 4500, &SPI_AND_SEQ);
+        datagram[5] = 8;
+        let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &datagram));
+        let headers = parse(&frame).unwrap();
+        assert_eq!((headers.kind, headers.esp_range()), (Kind::EspInUdp, 42..50));
+        datagram[8..12].fill(0);
+        let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &datagram));
+        assert_eq!(parse(&frame).unwrap().kind, Kind::Faulty(DropReason::NatDemux), "IKE tells no end");
     }
 
     #[test]
@@ -422,11 +451,11 @@ mod tests {
     }
 
     #[test]
-    fn esp_without_room_for_its_header_is_refused() {
+    fn esp_without_room_for_its_header_is_faulty() {
         let frame = ethernet(0, ethertype::IPV4, &v4(0, 0, 50, &SPI_AND_SEQ[..7]));
-        assert_eq!(parse(&frame), Err(DropReason::EspTruncated));
+        assert_eq!(parse(&frame).unwrap().kind, Kind::Faulty(DropReason::EspTruncated));
         let frame = ethernet(0, ethertype::IPV6, &v6(&[], 50, &SPI_AND_SEQ[..7]));
-        assert_eq!(parse(&frame), Err(DropReason::EspTruncated));
+        assert_eq!(parse(&frame).unwrap().kind, Kind::Faulty(DropReason::EspTruncated));
     }
 
     #[test]

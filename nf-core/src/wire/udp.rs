@@ -4,8 +4,6 @@
 pub const HEADER_LEN: usize = 8;
 /// The port of IKE and ESP behind a NAT (RFC 3948 2.1).
 pub const NAT_T_PORT: u16 = 4500;
-/// What a NAT keepalive consists of (RFC 3948 2.3).
-pub const KEEPALIVE: [u8; 1] = [0xFF];
 
 /// Offsets of fields.
 pub(super) mod field {

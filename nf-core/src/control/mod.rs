@@ -1,0 +1,3 @@
+//! The control thread: its state, and the socket over which operators reach it.
+
+pub mod controller;
