@@ -4,6 +4,8 @@
 pub mod batch;
 pub mod capture;
 pub mod classify;
+#[cfg(feature = "dpdk")]
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
@@ -20,6 +22,8 @@ pub mod packet;
 pub mod plugin;
 pub mod policy;
 pub mod prefix;
+#[cfg(feature = "dpdk")]
+pub mod runtime;
 pub mod sa;
 pub mod types;
 pub mod wire;

@@ -406,6 +406,16 @@ impl Controller {
         Box::new(move |_| Command::SetGates(Box::new(table.clone())))
     }
 
+    /// The time of the last [`Controller::tick`].
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// The crypto engine's name.
+    pub fn engine_name(&self) -> &'static str {
+        self.engine.name()
+    }
+
     /// The plugins of this build.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -470,13 +480,24 @@ impl Controller {
                 }
             }
         }
-        let totals = self.counters_since_start();
-        let invalid = totals.drops(DropReason::UnknownSpiV4) + totals.drops(DropReason::UnknownSpiV6);
-        self.notifier.tick(now, invalid.packets, &mut self.sinks);
+        let packets = self.invalid_spi_packets();
+        self.notifier.tick(now, packets, &mut self.sinks);
         for stored in self.instances.values_mut() {
             stored.control.poll(now);
         }
         self.forget_deleted();
+    }
+
+    /// Does what is due at the end: takes what is left and reports what was left out.
+    pub fn finish(&mut self, now: Nanos) {
+        self.tick(now);
+        let packets = self.invalid_spi_packets();
+        self.notifier.finish(now, packets, &mut self.sinks);
+    }
+
+    fn invalid_spi_packets(&self) -> u64 {
+        let totals = self.counters_since_start();
+        (totals.drops(DropReason::UnknownSpiV4) + totals.drops(DropReason::UnknownSpiV6)).packets
     }
 
     fn forget_deleted(&mut self) {

@@ -1,5 +1,6 @@
 //! Which packets a binding is for.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use crate::batch::Batch;
@@ -50,6 +51,31 @@ impl Filter {
             return lanes;
         }
         lanes.filter(|lane| batch.packet(*lane).selectors().is_some_and(|packet| self.matches(&packet))).collect()
+    }
+}
+
+/// The conditions as they are written, such as `src=10.0.0.0/8 spi=256-511`; `any` if there is none.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn range<T: fmt::Display + PartialEq>(name: &str, range: &RangeInclusive<T>) -> String {
+            if range.start() == range.end() {
+                format!("{name}={}", range.start())
+            } else {
+                format!("{name}={}-{}", range.start(), range.end())
+            }
+        }
+        let conditions: Vec<String> = [
+            self.src.map(|src| format!("src={src}")),
+            self.dst.map(|dst| format!("dst={dst}")),
+            self.protocol.map(|protocol| format!("protocol={protocol}")),
+            self.src_port.as_ref().map(|ports| range("src_port", ports)),
+            self.dst_port.as_ref().map(|ports| range("dst_port", ports)),
+            self.spi.as_ref().map(|spis| range("spi", &(spis.start().0..=spis.end().0))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        f.write_str(if conditions.is_empty() { "any".to_owned() } else { conditions.join(" ") }.as_str())
     }
 }
 
