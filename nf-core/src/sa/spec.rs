@@ -341,7 +341,7 @@ pub(crate) fn prefixes(field: &'static str, list: &[String]) -> Result<Vec<Prefi
 }
 
 /// Reads a file that holds a secret, and insists that nobody else can.
-fn read_secret(path: &Path) -> Result<Secret, FieldError> {
+pub fn read_secret(path: &Path) -> Result<Secret, FieldError> {
     let error = |problem: &dyn fmt::Display| FieldError::new("key_file", format_args!("{}: {problem}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|e| error(&e))?;
     if !metadata.is_file() {
