@@ -33,8 +33,8 @@ pub enum Gate {
     PostDecap,
     /// Packets about to be sent, with their new Ethernet header.
     Egress,
-    /// Packets that were dropped by the pipeline, before their buffers are freed. Verdicts have no effect here. An
-    /// authentication failure may have left the ciphertext changed; headers are as received.
+    /// Packets that were dropped by the pipeline, before their buffers are freed. Verdicts have no effect here. A packet
+    /// that was decrypted before it was dropped is seen decrypted; headers are as received.
     Drop,
 }
 
