@@ -47,24 +47,23 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     let config = Config::load(&replay.config)?;
     log::init(&config.notify)?;
     let input = open_capture(&replay.input)?;
-    let output = create_beside(&replay.output, &input)?;
+    let port = |role| (PORT.to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None });
+    let ports = vec![port(PortRole::Unprotected), port(PortRole::Protected)];
+    let (mut controller, cores) = Controller::new(&config, registry, ports, 1, log::sinks(&config.notify))?;
     // Created before the work, so that it isn't for nothing.
-    let stats = replay.stats_json.as_deref().map(|path| create_beside(path, &input)).transpose()?;
+    let mut output = Created::new(&replay.output, &input)?;
+    let mut stats = replay.stats_json.as_deref().map(|path| Created::new(path, &input)).transpose()?;
 
     let eal = Eal::init(eal::replay_args(config.eal.mbufs))?;
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
-    // By descriptor, since the names of files may hold what a device's arguments can't.
-    let fd = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
-    eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(&input), fd(&output)))?;
-    let (port, rx, tx) = Port::by_name(eal, PORT)?.start(&PortConfig::default(), pool)?;
-
-    let port_of = |role| (PORT.to_owned(), NetPort { role, mac: MacAddr(port.info().mac), next_hop: None });
-    let ports = vec![port_of(PortRole::Unprotected), port_of(PortRole::Protected)];
-    let (mut controller, cores) = Controller::new(&config, registry, ports, 1, log::sinks(&config.notify))?;
     let reassembler =
         if config.reassembly.enabled { Some(Reassembler::new(eal, &config.reassembly, clock, big)?) } else { None };
+    // By descriptor, since the names of files may hold what a device's arguments can't.
+    let fd = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+    eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(&input), fd(&output.file)))?;
+    let (_port, rx, tx) = Port::by_name(eal, PORT)?.start(&PortConfig::default(), pool)?;
     // Both roles are the one port's: packets come in by the first, and leave by the second.
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
@@ -84,12 +83,13 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
         }
     }
     controller.finish(clock.now());
-    drop(port);
 
     let counters = controller.counters();
-    if let (Some(file), Some(path)) = (stats, &replay.stats_json) {
-        serde_json::to_writer_pretty(&file, &counters.report()).map_err(|error| failed(path, &error))?;
+    if let Some(Created { file, path, .. }) = &mut stats {
+        serde_json::to_writer_pretty(file, &counters.report()).map_err(|error| failed(path, &error))?;
     }
+    output.keep();
+    stats.iter_mut().for_each(Created::keep);
     Ok(counters)
 }
 
@@ -118,18 +118,40 @@ fn open_capture(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Creates a file, but not over the one that is read.
-fn create_beside(path: &Path, input: &File) -> Result<File, Error> {
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(|error| failed(path, &error))?;
-    let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    if let (Ok(input), Ok(output)) = (input.metadata(), file.metadata())
-        && same(&input, &output)
-    {
-        return Err(failed(path, &"is the capture that is read; write to another file"));
+/// A file that is to be written. Unless it is kept, it goes again if it wasn't there before.
+struct Created {
+    path: PathBuf,
+    file: File,
+    new: bool,
+}
+
+impl Created {
+    /// Creates a file, but not over the one that is read.
+    fn new(path: &Path, input: &File) -> Result<Created, Error> {
+        let new = !path.exists();
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(path).map_err(|error| failed(path, &error))?;
+        let created = Created { path: path.to_owned(), file, new };
+        let identity = |file: &File| file.metadata().map(|data| (data.dev(), data.ino(), data.is_file()));
+        match (identity(input), identity(&created.file)) {
+            (Ok(input), Ok(output)) if input == output => {
+                Err(failed(path, &"is the capture that is read; write to another file"))
+            }
+            // Only a regular file has something to be cut off.
+            (_, Ok((_, _, true))) => created.file.set_len(0).map(|()| created).map_err(|error| failed(path, &error)),
+            _ => Ok(created),
+        }
     }
-    file.set_len(0)
-        .or_else(|error| if path.exists() && !path.is_file() { Ok(()) } else { Err(error) })
-        .map_err(|error| failed(path, &error))?;
-    Ok(file)
+
+    fn keep(&mut self) {
+        self.new = false;
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if self.new {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
