@@ -38,11 +38,19 @@ impl Nf {
     }
 
     pub fn with_registry(config: &str, cores: usize, registry: Registry) -> Nf {
+        Nf::build(config, cores, registry, FanOut::default())
+    }
+
+    pub fn with_sinks(config: &str, sinks: FanOut) -> Nf {
+        Nf::build(config, 1, Registry::builtin(), sinks)
+    }
+
+    fn build(config: &str, cores: usize, registry: Registry, sinks: FanOut) -> Nf {
         let config = Config::parse(config, Path::new("nf.toml")).unwrap();
         let port = |role| NetPort { role, mac: MacAddr::default(), next_hop: None };
         let ports =
             vec![("net0".to_owned(), port(PortRole::Unprotected)), ("net1".to_owned(), port(PortRole::Protected))];
-        let (controller, cores) = Controller::new(&config, registry, ports, cores, FanOut::default()).unwrap();
+        let (controller, cores) = Controller::new(&config, registry, ports, cores, sinks).unwrap();
         Nf { controller, cores, now: Nanos(1), output: Vec::new() }
     }
 
