@@ -193,29 +193,27 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
 
 /// Stage 4: the window takes the numbers of authentic packets. A number that came twice in one burst falls out here.
 fn commit(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
-    let mut kept = Lanes::NONE;
+    let mut refused = Lanes::NONE;
     for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
         let Some(sa) = run.first().map(|job| job.sa) else {
             continue;
         };
         let seqs: ArrayVec<SeqNo, BURST> = run.iter().map(|job| job.seq).collect();
-        let mut verdicts = [Ok(()); BURST];
-        sa.window.commit_run(&seqs, &mut verdicts[..seqs.len()]);
+        sa.window.commit_run(&seqs, |index, why| {
+            if let Some(job) = run.get(index) {
+                refused.insert(job.lane);
+                batch.drop(job.lane, replayed(core, sa, why));
+            }
+        });
         let counters = sa.counters(core.id);
         let (mut packets, mut octets) = (0, 0);
-        for (job, verdict) in run.iter().zip(verdicts) {
-            match verdict {
-                Ok(()) => {
-                    kept.insert(job.lane);
-                    packets += 1;
-                    let esp_len = batch.packet(job.lane).headers().esp_range().len();
-                    octets += sa.layout.payload_range(esp_len).map_or(0, |payload| payload.len() as u64);
-                }
-                Err(refused) => batch.drop(job.lane, replayed(core, sa, refused)),
-            }
+        for job in run.iter().filter(|job| !refused.contains(job.lane)) {
+            packets += 1;
+            let esp_len = batch.packet(job.lane).headers().esp_range().len();
+            octets += sa.layout.payload_range(esp_len).map_or(0, |payload| payload.len() as u64);
         }
         counters.packets.add(packets);
         counters.octets.add(octets);
     }
-    jobs.retain(|job| kept.contains(job.lane));
+    jobs.retain(|job| !refused.contains(job.lane));
 }

@@ -402,7 +402,7 @@ mod tests {
             (
                 "replay_window",
                 16.into(),
-                "replay_window: 16 isn't a window size: use 0 for no anti-replay, or 32 to 65536 packets",
+                "replay_window: a replay window of 16 packets isn't possible: set 32 to 65536, or 0 to switch replay protection off",
             ),
             ("key", "5a5".into(), "key: has an odd number of hex digits; each octet takes two"),
             ("key", "5a5g".into(), "key: character 4 isn't a hex digit"),
