@@ -47,13 +47,11 @@ impl Default for Batch<'_> {
 }
 
 impl<'p> Batch<'p> {
-    /// Adds a received packet; gives it back when [`BURST`] are in.
-    pub fn push(&mut self, packet: Packet<'p>) -> Result<Lane, Packet<'p>> {
-        let Some(lane) = Lane::new(self.packets.len()) else {
-            return Err(packet);
-        };
-        self.packets.try_push(packet).map_err(|full| full.element())?;
-        Ok(lane)
+    /// Adds a received packet; none, and the packet isn't in it, when [`BURST`] are in.
+    pub fn push(&mut self, packet: Packet<'p>) -> Option<Lane> {
+        let lane = Lane::new(self.packets.len())?;
+        self.packets.try_push(packet).ok()?;
+        Some(lane)
     }
 
     /// All packets' lanes.

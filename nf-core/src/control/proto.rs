@@ -18,6 +18,7 @@ pub const MAX_LINE: usize = 1 << 20;
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, for a moment")]
 pub enum Request {
     /// Who is there: [`Status`].
     Status {},

@@ -1,7 +1,9 @@
 //! The network function without DPDK: frames in, frames out, in memory.
 #![allow(
     dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "each test binary uses its part of this; a failed unwrap is a failed test"
 )]
 
