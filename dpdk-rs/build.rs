@@ -40,7 +40,8 @@ const FUNCTIONS: &[&str] = &[
 
 const TYPES: &[&str] = &["rte_eth_conf", "rte_eth_dev_info", "rte_eth_stats", "rte_ip_frag_death_row"];
 
-const CONSTANTS: &[&str] = &["RTE_MAX_LCORE", "RTE_MAX_ETHPORTS", "RTE_PKTMBUF_HEADROOM", "SHIM_.*"];
+const CONSTANTS: &[&str] =
+    &["RTE_MAX_LCORE", "RTE_MAX_ETHPORTS", "RTE_PKTMBUF_HEADROOM", "RTE_TEL_MAX_(DICT|ARRAY)_ENTRIES", "SHIM_.*"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={HEADER}");

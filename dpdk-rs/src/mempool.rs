@@ -15,6 +15,9 @@ use crate::sys;
 /// Bytes in front of the data of a fresh mbuf, part of its data room: space for headers to be put in front.
 pub const HEADROOM: u16 = sys::RTE_PKTMBUF_HEADROOM as u16;
 
+/// The most buffers a pool can be made of.
+const LARGEST: u32 = 1 << 30;
+
 /// A handle of a pool of mbufs, all with a buffer of the same size. Clones are handles of the same pool.
 ///
 /// The pool itself lives until [`Eal::cleanup`], even if all handles are dropped: drivers keep pointers to the pools
@@ -63,7 +66,8 @@ impl Mempool {
             Error::PoolFailed { name, count, data_room, errno, remedy }
         };
         let c_name = life::c_string("pool name", name)?;
-        if data_room <= HEADROOM {
+        // The ring of free buffers is rounded up to a power of two, which wraps to 0 for the largest numbers.
+        if data_room <= HEADROOM || count > LARGEST {
             return Err(failed(Errno::EINVAL));
         }
         let lease = Lease::take()?;

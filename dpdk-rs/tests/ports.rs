@@ -1,5 +1,7 @@
 //! Packets through ports: what goes in comes out, and what is wrong is said clearly.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
 mod common;
 
 use common::{attach, bytes, drain, eal, packet, pool, read_pcap, start, unique, write_pcap};
