@@ -143,6 +143,21 @@ impl Eal {
         if ret < 0 { Err(Error::CleanupFailed { errno: Errno::from_ret(ret) }) } else { Ok(()) }
     }
 
+    /// The version of the DPDK library that runs, as `DPDK 22.11.11`, with or without a running EAL. It may differ from
+    /// [`Eal::built_for`] in its patch level.
+    #[must_use]
+    pub fn version() -> String {
+        // SAFETY: returns a static NUL-terminated string, with or without an initialised EAL.
+        let text = unsafe { CStr::from_ptr(sys::rte_version()) };
+        text.to_string_lossy().into_owned()
+    }
+
+    /// The version of DPDK whose headers this crate was built with, as `22.11.11`.
+    #[must_use]
+    pub const fn built_for() -> &'static str {
+        env!("DPDK_BUILD_VERSION")
+    }
+
     /// The lcore of the thread that called [`Eal::init`].
     #[must_use]
     pub fn main_lcore(self) -> LcoreId {
@@ -151,7 +166,7 @@ impl Eal {
 
     /// The other lcores, in rising order: those that [`Eal::launch`] takes.
     #[must_use]
-    pub fn workers(self) -> &'static [LcoreId] {
+    pub fn worker_lcores(self) -> &'static [LcoreId] {
         FACTS.get().map_or(&[], |facts| &facts.workers)
     }
 
@@ -190,20 +205,6 @@ impl Eal {
     pub fn detach_vdev(self, name: &str) -> Result<(), Error> {
         port::detach_vdev(name)
     }
-}
-
-/// The version of the DPDK library that runs, as `DPDK 22.11.11`; it may differ from [`built_for`] in its patch level.
-#[must_use]
-pub fn version() -> String {
-    // SAFETY: returns a static NUL-terminated string, with or without an initialised EAL.
-    let text = unsafe { CStr::from_ptr(sys::rte_version()) };
-    text.to_string_lossy().into_owned()
-}
-
-/// The version of DPDK whose headers this crate was built with, as `22.11.11`.
-#[must_use]
-pub const fn built_for() -> &'static str {
-    env!("DPDK_BUILD_VERSION")
 }
 
 fn facts() -> Facts {

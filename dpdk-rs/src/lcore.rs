@@ -85,9 +85,9 @@ impl Eal {
         F: FnOnce() -> T + Send + 'static,
     {
         let lease = Lease::take()?;
-        let busy = BUSY.get(lcore.0 as usize).filter(|_| self.workers().contains(&lcore));
+        let busy = BUSY.get(lcore.0 as usize).filter(|_| self.worker_lcores().contains(&lcore));
         let Some(busy) = busy else {
-            let workers = self.workers().iter().map(LcoreId::to_string).collect::<Vec<_>>();
+            let workers = self.worker_lcores().iter().map(LcoreId::to_string).collect::<Vec<_>>();
             let workers = if workers.is_empty() { "none".to_owned() } else { workers.join(", ") };
             return Err(Error::NotAWorker { lcore, workers });
         };

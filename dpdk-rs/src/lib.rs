@@ -72,7 +72,7 @@ pub mod telemetry;
 
 pub use burst::{Burst, Drain};
 pub use clock::{Tsc, TscHz};
-pub use eal::{Eal, SocketId, built_for, version};
+pub use eal::{Eal, SocketId};
 pub use error::{Errno, Error};
 pub use lcore::{LcoreHandle, LcoreId};
 pub use mbuf::{ChecksumStatus, Mbuf, NotWritable, Segments};

@@ -20,7 +20,7 @@ use crate::sys;
 ///
 /// A packet that was sent is gone:
 /// ```compile_fail,E0382
-/// fn f(tx: &mut dpdk_rs::TxQueue, burst: &mut dpdk_rs::Burst, packet: dpdk_rs::Mbuf) -> u32 {
+/// fn f(tx: &mut dpdk_rs::TxQueue, burst: &mut dpdk_rs::Burst, packet: dpdk_rs::Mbuf) -> usize {
 ///     let _ = burst.push(packet);
 ///     tx.send(burst);
 ///     packet.pkt_len()
@@ -151,9 +151,9 @@ impl Mbuf {
     /// Bytes of the whole packet, over all segments.
     #[inline]
     #[must_use]
-    pub fn pkt_len(&self) -> u32 {
+    pub fn pkt_len(&self) -> usize {
         // SAFETY: self is a live mbuf.
-        unsafe { pkt_len(self.as_ptr()) }
+        unsafe { pkt_len(self.as_ptr()) as usize }
     }
 
     /// Number of segments, at least 1.

@@ -277,6 +277,7 @@ impl Port {
         Ok(ConfiguredPort {
             owner: Arc::new(Owner { port: self.clone(), driver: Mutex::new(()), started: false, _lease: lease }),
             config: PortConfig { tx_offloads, ..config.clone() },
+            info,
             rss: RssTypes::from_bits(rss),
         })
     }
@@ -410,6 +411,7 @@ impl Drop for Owner {
 pub struct ConfiguredPort {
     owner: Arc<Owner>,
     config: PortConfig,
+    info: PortInfo,
     rss: RssTypes,
 }
 
@@ -425,7 +427,7 @@ impl ConfiguredPort {
     /// # Errors
     /// [`Error::Port`] with what the driver refused. The port is given up then.
     pub fn start(self) -> Result<(StartedPort, Vec<RxQueue>, Vec<TxQueue>), Error> {
-        let Self { mut owner, config, mut rss } = self;
+        let Self { mut owner, config, info, mut rss } = self;
         let id = owner.port.id;
         if let Some(owner) = Arc::get_mut(&mut owner) {
             let _owned = lock(&OWNED);
@@ -433,7 +435,7 @@ impl ConfiguredPort {
             owner.port.check("starting", unsafe { sys::rte_eth_dev_start(id.0) })?;
             owner.started = true;
         }
-        let port = StartedPort { owner, rss };
+        let port = StartedPort { owner, info, rss };
         if config.promiscuous {
             port.set_promiscuous(true)?;
         }
@@ -459,6 +461,7 @@ impl ConfiguredPort {
 #[must_use = "the port stops when this and its queues are dropped"]
 pub struct StartedPort {
     owner: Arc<Owner>,
+    info: PortInfo,
     rss: RssTypes,
 }
 
@@ -481,20 +484,10 @@ impl StartedPort {
         self.owner.name()
     }
 
-    /// What it is and can do.
-    ///
-    /// # Errors
-    /// [`Error::Port`] if the driver does not tell.
-    pub fn info(&self) -> Result<PortInfo, Error> {
-        self.owner.port.info()
-    }
-
-    /// Its address.
-    ///
-    /// # Errors
-    /// [`Error::Port`] if the driver does not tell.
-    pub fn mac(&self) -> Result<MacAddr, Error> {
-        self.owner.port.mac()
+    /// What it is and can do, as it was when it was configured.
+    #[must_use]
+    pub fn info(&self) -> &PortInfo {
+        &self.info
     }
 
     /// The fields it hashes to choose a queue; empty if RSS was not asked for or the port has none.

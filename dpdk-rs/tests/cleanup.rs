@@ -30,7 +30,7 @@ fn clean_up_waits_for_everything_that_is_alive() {
     assert!(matches!(eal.cleanup(), Err(Error::NotRunning)));
     assert!(matches!(Mempool::create(eal, "late", 511, 0, 2176, SocketId::ANY), Err(Error::NotRunning)));
     assert!(matches!(eal.attach_vdev("net_null9", ""), Err(Error::NotRunning)));
-    assert!(matches!(eal.launch(eal.workers()[0], || ()), Err(Error::NotRunning)));
+    assert!(matches!(eal.launch(eal.worker_lcores()[0], || ()), Err(Error::NotRunning)));
     assert!(port.info().is_err());
     assert!(dpdk_rs::ports(eal).is_empty());
     assert_eq!(eal.main_lcore().get(), 0);

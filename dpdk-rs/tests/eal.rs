@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::eal;
 use dpdk_rs::telemetry::{self, Array, Entry, Value};
-use dpdk_rs::{Eal, Error, LcoreId, SocketId, Tsc, built_for, version};
+use dpdk_rs::{Eal, Error, LcoreId, SocketId, Tsc};
 
 #[test]
 fn a_second_start_is_refused() {
@@ -23,7 +23,7 @@ fn a_second_start_is_refused() {
 
 #[test]
 fn an_argument_with_a_nul_byte_is_refused_before_the_start() {
-    let error = Eal::init(["-m\064".to_owned()]).unwrap_err();
+    let error = Eal::init(["-m\0 64".to_owned()]).unwrap_err();
     assert!(matches!(error, Error::Nul { .. }), "{error}");
     // The EAL can still be started.
     assert_eq!(eal().main_lcore(), LcoreId::new(0));
@@ -33,10 +33,11 @@ fn an_argument_with_a_nul_byte_is_refused_before_the_start() {
 fn facts_of_the_process() {
     let eal = eal();
     assert_eq!(eal.main_lcore(), LcoreId::new(0));
-    assert_eq!(eal.workers(), [LcoreId::new(1)]);
+    assert_eq!(eal.worker_lcores(), [LcoreId::new(1)]);
     assert_eq!(eal.socket_of(LcoreId::new(77)), SocketId::ANY);
-    assert!(version().starts_with("DPDK "), "{}", version());
-    assert!(version().contains(&built_for()[..5]), "{} {}", version(), built_for());
+    let version = Eal::version();
+    assert!(version.starts_with("DPDK "), "{version}");
+    assert!(version.contains(&Eal::built_for()[..5]), "{version} {}", Eal::built_for());
 
     let hz = eal.tsc_hz();
     let (start, clock) = (Tsc::now(), Instant::now());

@@ -59,7 +59,7 @@ fn jumbo_frames_are_chains_and_can_be_linearised() {
     for (mut packet, sent) in packets.into_iter().zip(&sent) {
         assert!(!packet.is_contiguous());
         assert!(packet.is_exclusive());
-        assert_eq!(packet.pkt_len() as usize, sent.len());
+        assert_eq!(packet.pkt_len(), sent.len());
         assert_eq!(usize::from(packet.nb_segs()), packet.segments().count());
         assert_eq!(&bytes(&packet), sent);
         assert_eq!(packet.buffer_mut().err(), Some(NotWritable::Chained));
@@ -247,6 +247,6 @@ fn a_frame_longer_than_16_bits_has_a_true_length() {
     let packets = drain(&mut rx);
     assert_eq!(packets.len(), 1);
     for packet in packets {
-        assert_eq!(packet.pkt_len() as usize, packet.segments().map(<[u8]>::len).sum::<usize>());
+        assert_eq!(packet.pkt_len(), packet.segments().map(<[u8]>::len).sum::<usize>());
     }
 }

@@ -104,7 +104,7 @@ fn v4_completes_in_every_order() {
         let whole = whole.unwrap();
         assert_eq!(whole.nb_segs(), 4);
         let frame = bytes(&whole);
-        assert_eq!(whole.pkt_len() as usize, frame.len());
+        assert_eq!(whole.pkt_len(), frame.len());
         assert_eq!(frame[..L2], v4(id, 0, true, &[])[..L2]);
         assert_eq!(frame[L2 + 2..L2 + 4], 3020_u16.to_be_bytes());
         assert_eq!(frame[L2 + 6..L2 + 8], [0, 0]);
@@ -352,7 +352,7 @@ fn random_fragments_are_all_accounted_for() {
         };
         match outcome {
             Outcome::Complete(packet) => {
-                assert_eq!(packet.pkt_len() as usize, packet.segments().map(<[u8]>::len).sum::<usize>());
+                assert_eq!(packet.pkt_len(), packet.segments().map(<[u8]>::len).sum::<usize>());
                 complete += 1;
             }
             Outcome::Rejected(..) => rejected += 1,
