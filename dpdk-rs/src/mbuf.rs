@@ -548,3 +548,75 @@ unsafe fn segment_data<'a>(mbuf: *const sys::rte_mbuf) -> &'a [u8] {
         std::slice::from_raw_parts(start, usize::from(data_len(mbuf)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! What only a driver can do to a packet: share its buffer, set its flags.
+
+    use super::*;
+    use crate::{Eal, Mempool, SocketId};
+
+    fn first_cpu() -> String {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+        list.trim().split(['-', ',']).next().unwrap().to_owned()
+    }
+
+    /// The one test of this binary that starts the EAL.
+    #[test]
+    fn what_drivers_set_is_read_and_what_they_share_is_not_written() {
+        let lcores = format!("--lcores=0@{}", first_cpu());
+        let args = ["--no-huge", "-m", "64", "--no-pci", "--no-shconf", "--no-telemetry", &lcores];
+        let eal = Eal::init(args.map(str::to_owned)).unwrap();
+        let pool = Mempool::create(eal, "unit", 63, 0, 1024, SocketId::ANY).unwrap();
+        let mut packet = pool.alloc().unwrap();
+        packet.append(4).unwrap().copy_from_slice(b"data");
+        let m = packet.as_ptr();
+
+        // SAFETY: a live mbuf of our own; the flags set have their fields set as well.
+        unsafe {
+            set_port(m, 3);
+            set_rss_hash(m, 0xdead_beef);
+            set_vlan_tci(m, 0x2064);
+            set_ol_flags(
+                m,
+                sys::SHIM_F_RSS_HASH | sys::SHIM_F_VLAN_STRIPPED | sys::SHIM_F_IP_CKSUM_GOOD | sys::SHIM_F_L4_CKSUM_BAD,
+            );
+        }
+        let check = |packet: &Mbuf| {
+            assert_eq!(packet.port(), Some(PortId::new(3)));
+            assert_eq!((packet.rss_hash(), packet.stripped_vlan()), (Some(0xdead_beef), Some(0x2064)));
+            assert_eq!((packet.ip_checksum(), packet.l4_checksum()), (ChecksumStatus::Good, ChecksumStatus::Bad));
+        };
+        check(&packet);
+        let mut packet = packet.linearise_into(&pool).unwrap();
+        check(&packet);
+        assert_eq!((packet.data(), pool.in_use()), (&b"data"[..], 1));
+
+        let m = packet.as_ptr();
+        for (what, refcnt, flags) in [("counted twice", 2_u16, 0), ("not its own", 1, sys::SHIM_F_NOT_DIRECT)] {
+            // SAFETY: a live mbuf of our own, whose count and flags are put back before it is freed.
+            unsafe {
+                m.byte_add(sys::SHIM_MBUF_REFCNT).cast::<u16>().write(refcnt);
+                set_ol_flags(m, flags);
+            }
+            assert!(!packet.is_exclusive(), "{what}");
+            assert_eq!(packet.data(), b"data", "{what}");
+            assert_eq!(packet.buffer_mut().err(), Some(NotWritable::Shared), "{what}");
+            assert_eq!(packet.data_mut().err(), Some(NotWritable::Shared), "{what}");
+            assert_eq!(packet.append(1).err(), Some(NotWritable::Shared), "{what}");
+            assert_eq!(packet.prepend(1).err(), Some(NotWritable::Shared), "{what}");
+            assert_eq!(packet.set_data(0, 1), Err(NotWritable::Shared), "{what}");
+            assert_eq!(packet.adj(1), Err(NotWritable::Shared), "{what}");
+            assert_eq!(packet.trim(1), Err(NotWritable::Shared), "{what}");
+            // SAFETY: as above.
+            unsafe {
+                m.byte_add(sys::SHIM_MBUF_REFCNT).cast::<u16>().write(1);
+                set_ol_flags(m, 0);
+            }
+        }
+        assert!(packet.is_exclusive());
+        drop(packet);
+        assert_eq!(pool.in_use(), 0);
+    }
+}

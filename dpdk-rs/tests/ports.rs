@@ -250,3 +250,28 @@ fn a_frame_longer_than_16_bits_has_a_true_length() {
         assert_eq!(packet.pkt_len(), packet.segments().map(<[u8]>::len).sum::<usize>());
     }
 }
+
+#[test]
+fn chains_stay_in_the_burst_where_the_driver_does_not_take_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("in.pcap");
+    write_pcap(&from, &frames(3, |i| if i == 1 { 3000 } else { 100 }));
+    let pool = pool(1152);
+    let source = attach("net_pcap", &format!("rx_pcap={}", from.display()));
+    let (_source, mut rx, _) = start(&source, &pool);
+    let (_sink, _, mut tx) = start(&attach("net_null", ""), &pool);
+    let mut burst = Burst::<8>::new();
+    assert_eq!(rx.recv(&mut burst), 3);
+    let chains: Vec<bool> = burst.iter().map(|packet| !packet.is_contiguous()).collect();
+    assert_eq!(chains, [false, true, false]);
+    if tx.takes_chains() {
+        assert_eq!(tx.send(&mut burst), 3);
+    } else {
+        assert_eq!(tx.send(&mut burst), 1);
+        assert_eq!((burst.len(), tx.send(&mut burst)), (2, 0));
+        drop(burst.swap_remove(0));
+        assert_eq!(tx.send(&mut burst), 1);
+    }
+    assert!(burst.is_empty());
+    assert_eq!(pool.in_use(), 0);
+}
