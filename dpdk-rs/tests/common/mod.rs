@@ -24,10 +24,26 @@ pub(crate) fn eal() -> Eal {
             "-m".to_owned(),
             "256".to_owned(),
             format!("--lcores=0@{cpu},1@{cpu}"),
-            format!("--file-prefix=dpdk-rs-test-{}", std::process::id()),
+            format!("--file-prefix={}", file_prefix()),
         ];
-        Eal::init(args).unwrap()
+        let eal = Eal::init(args).unwrap();
+        // SAFETY: registers a function that needs nothing but the static above.
+        assert_eq!(unsafe { libc::atexit(tidy_up) }, 0);
+        eal
     })
+}
+
+/// Removes the directory that the EAL made for this process.
+extern "C" fn tidy_up() {
+    let Some(dir) = EAL.get().map(|eal| eal.runtime_dir()) else { return };
+    if dir.ends_with(file_prefix()) {
+        // A test has no one left to tell of an error here.
+        let _ = std::fs::remove_dir_all(dir);
+    }
+}
+
+fn file_prefix() -> String {
+    format!("dpdk-rs-test-{}", std::process::id())
 }
 
 fn first_cpu() -> usize {
