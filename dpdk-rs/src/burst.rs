@@ -1,58 +1,91 @@
-//! Several packets at a time.
+//! A bounded number of packets that travel together.
 
+use std::ffi::c_uint;
+use std::fmt;
 use std::mem::MaybeUninit;
-use std::ptr::NonNull;
 
 use crate::mbuf::Mbuf;
 use crate::sys;
 
-/// Up to `N` packets. What is in it when it is dropped goes back to the pools.
-pub struct Burst<const N: usize> {
-    /// The first `len` are valid.
-    packets: [MaybeUninit<Mbuf>; N],
+/// Up to `N` owned packets, in order, on the stack. What is left in it is freed in bulk when it is dropped.
+///
+/// Drivers fill and empty it in place. Receive into an empty burst: some vector drivers return nothing for fewer than
+/// 4 (or 32) free places.
+pub struct Burst<const N: usize = 64> {
     len: usize,
-}
-
-impl<const N: usize> Default for Burst<N> {
-    fn default() -> Self {
-        Burst { packets: [const { MaybeUninit::uninit() }; N], len: 0 }
-    }
+    // The first len are initialised.
+    packets: [MaybeUninit<Mbuf>; N],
 }
 
 impl<const N: usize> Burst<N> {
-    /// How many packets there are.
+    /// An empty burst.
     #[inline]
-    pub fn len(&self) -> usize {
+    #[must_use]
+    pub const fn new() -> Self {
+        const { assert!(N > 0 && N <= u16::MAX as usize, "a burst holds 1 to 65535 packets") };
+        Self { len: 0, packets: [const { MaybeUninit::uninit() }; N] }
+    }
+
+    /// How many packets it can hold.
+    #[inline]
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        N
+    }
+
+    /// How many packets it holds.
+    #[inline]
+    #[must_use]
+    pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether it holds none.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether there is no room for another.
+    /// Whether it can't take another.
     #[inline]
-    pub fn is_full(&self) -> bool {
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
         self.len == N
     }
 
     /// The packets.
     #[inline]
+    #[must_use]
     pub fn as_slice(&self) -> &[Mbuf] {
-        // SAFETY: the first `len` are valid, and MaybeUninit has the layout of what is in it.
+        // SAFETY: the first len are initialised.
         unsafe { std::slice::from_raw_parts(self.packets.as_ptr().cast(), self.len) }
     }
 
-    /// The packets, to be changed.
+    /// The packets, to be changed: [`Mbuf::buffer_mut`] of each gives the buffers of all at once.
     #[inline]
+    #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [Mbuf] {
-        // SAFETY: as above, and the burst is borrowed mutably.
+        // SAFETY: the first len are initialised.
         unsafe { std::slice::from_raw_parts_mut(self.packets.as_mut_ptr().cast(), self.len) }
     }
 
-    /// Adds a packet; gives it back where the burst is full.
+    /// The packets in order.
+    #[inline]
+    pub fn iter(&self) -> std::slice::Iter<'_, Mbuf> {
+        self.as_slice().iter()
+    }
+
+    /// The packets in order, to be changed.
+    #[inline]
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Mbuf> {
+        self.as_mut_slice().iter_mut()
+    }
+
+    /// Adds a packet at the end.
+    ///
+    /// # Errors
+    /// The packet, if the burst is full.
     #[inline]
     pub fn push(&mut self, packet: Mbuf) -> Result<(), Mbuf> {
         match self.packets.get_mut(self.len) {
@@ -65,58 +98,136 @@ impl<const N: usize> Burst<N> {
         }
     }
 
-    /// Takes all packets out, in order. Those that the iterator has not given when it is dropped are freed.
+    /// Takes the last packet.
     #[inline]
-    pub fn drain(&mut self) -> Drain<'_, N> {
-        let len = std::mem::take(&mut self.len);
-        Drain { burst: self, next: 0, len }
+    pub fn pop(&mut self) -> Option<Mbuf> {
+        let last = self.len.checked_sub(1)?;
+        self.len = last;
+        // SAFETY: it was initialised, and is outside the length now.
+        self.packets.get(last).map(|place| unsafe { place.assume_init_read() })
     }
 
-    /// Frees all packets at once.
+    /// Takes the packet at `index`; the last one takes its place.
+    #[inline]
+    pub fn swap_remove(&mut self, index: usize) -> Option<Mbuf> {
+        let last = self.len.checked_sub(1)?;
+        if index > last {
+            return None;
+        }
+        self.as_mut_slice().swap(index, last);
+        self.pop()
+    }
+
+    /// Takes all packets out, in order. Those not consumed are freed with the iterator.
+    #[inline]
+    pub fn drain(&mut self) -> Drain<'_, N> {
+        let end = self.len;
+        // If the iterator is leaked, so are its packets; nothing is freed twice.
+        self.len = 0;
+        Drain { burst: self, next: 0, end }
+    }
+
+    /// Frees all packets, in bulk.
     #[inline]
     pub fn clear(&mut self) {
         let len = std::mem::take(&mut self.len);
-        if len > 0 {
-            // SAFETY: the first `len` are valid and ours; with `len` at 0 nobody will look at them again.
-            unsafe { sys::rte_pktmbuf_free_bulk(self.packets.as_mut_ptr().cast(), len as u32) };
+        self.free(0, len);
+    }
+
+    /// Frees the places from `start` to `end`, which must be initialised and outside the length.
+    #[inline]
+    fn free(&mut self, start: usize, end: usize) {
+        if let Some(places) = self.packets.get_mut(start..end).filter(|places| !places.is_empty()) {
+            let count = c_uint::try_from(places.len()).unwrap_or(0);
+            // SAFETY: Mbuf is a transparent pointer, and all of them are owned here; the caller has taken them out of
+            // the length, so that nothing frees them again.
+            unsafe { sys::rte_pktmbuf_free_bulk(places.as_mut_ptr().cast(), count) };
         }
     }
 
-    /// Room for `N` pointers that C fills, and what to do with how many it has.
+    /// Where the next packets go, as C sees it, and for how many there is room.
     #[inline]
-    pub(crate) fn fill(&mut self, receive: impl FnOnce(*mut *mut sys::rte_mbuf, usize) -> usize) -> usize {
-        let room = N - self.len;
-        // SAFETY: `len` is at most N.
-        let free = unsafe { self.packets.as_mut_ptr().add(self.len) };
-        let count = receive(free.cast(), room).min(room);
-        self.len += count;
-        count
+    pub(crate) fn tail(&mut self) -> (*mut *mut sys::rte_mbuf, usize) {
+        // SAFETY: len is at most N, so that this points into the array or to its end.
+        (unsafe { self.packets.as_mut_ptr().add(self.len) }.cast(), N - self.len)
     }
 
-    /// The pointers, for C to take the first few, and what to do with how many it has taken.
+    /// Counts `n` packets more.
+    ///
+    /// # Safety
+    /// `n` owned packets were written to [`Burst::tail`], within its room.
     #[inline]
-    pub(crate) fn give(&mut self, send: impl FnOnce(*mut *mut sys::rte_mbuf, usize) -> usize) -> usize {
-        let count = send(self.packets.as_mut_ptr().cast(), self.len).min(self.len);
-        let left = self.len - count;
-        let start = self.packets.as_mut_ptr();
-        // SAFETY: both ranges lie within the first `len`; what C has taken is overwritten without being dropped.
-        unsafe { std::ptr::copy(start.add(count), start, left) };
-        self.len = left;
-        count
+    pub(crate) unsafe fn grow(&mut self, n: usize) {
+        debug_assert!(n <= N - self.len, "a driver returned more packets than it was asked for");
+        self.len += n;
+    }
+
+    /// The packets as C sees them.
+    #[inline]
+    pub(crate) fn head(&mut self) -> *mut *mut sys::rte_mbuf {
+        self.packets.as_mut_ptr().cast()
+    }
+
+    /// Forgets the first `n` packets, which have another owner now, and closes the gap.
+    ///
+    /// # Safety
+    /// `n` is at most the length, and someone else owns those packets.
+    #[inline]
+    pub(crate) unsafe fn forget_front(&mut self, n: usize) {
+        debug_assert!(n <= self.len, "a driver took more packets than it was given");
+        let rest = self.len - n;
+        if n > 0 && rest > 0 {
+            let start = self.packets.as_mut_ptr();
+            // SAFETY: both ranges are within the array.
+            unsafe { std::ptr::copy(start.add(n), start, rest) };
+        }
+        self.len = rest;
+    }
+}
+
+impl<const N: usize> Default for Burst<N> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl<const N: usize> Drop for Burst<N> {
+    #[inline]
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-/// Takes a burst's packets out.
-pub struct Drain<'b, const N: usize> {
-    burst: &'b mut Burst<N>,
+impl<const N: usize> fmt::Debug for Burst<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<'a, const N: usize> IntoIterator for &'a Burst<N> {
+    type Item = &'a Mbuf;
+    type IntoIter = std::slice::Iter<'a, Mbuf>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'a, const N: usize> IntoIterator for &'a mut Burst<N> {
+    type Item = &'a mut Mbuf;
+    type IntoIter = std::slice::IterMut<'a, Mbuf>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
+    }
+}
+
+/// The packets of a burst, by value: see [`Burst::drain`].
+#[derive(Debug)]
+pub struct Drain<'a, const N: usize> {
+    burst: &'a mut Burst<N>,
     next: usize,
-    len: usize,
+    end: usize,
 }
 
 impl<const N: usize> Iterator for Drain<'_, N> {
@@ -124,21 +235,26 @@ impl<const N: usize> Iterator for Drain<'_, N> {
 
     #[inline]
     fn next(&mut self) -> Option<Mbuf> {
-        if self.next == self.len {
+        if self.next == self.end {
             return None;
         }
         let place = self.burst.packets.get(self.next)?;
         self.next += 1;
-        // SAFETY: it was valid when the drain began, and each place is read once.
+        // SAFETY: it was initialised when the drain began; the burst's length is 0 since, and each place is read once.
         Some(unsafe { place.assume_init_read() })
     }
-}
 
-impl<const N: usize> Drop for Drain<'_, N> {
-    fn drop(&mut self) {
-        self.for_each(drop);
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.end - self.next;
+        (left, Some(left))
     }
 }
 
-/// A packet, or none, is a pointer: what C reads and writes.
-const _: () = assert!(size_of::<Mbuf>() == size_of::<NonNull<u8>>());
+impl<const N: usize> ExactSizeIterator for Drain<'_, N> {}
+
+impl<const N: usize> Drop for Drain<'_, N> {
+    #[inline]
+    fn drop(&mut self) {
+        self.burst.free(self.next, self.end);
+    }
+}

@@ -1,97 +1,192 @@
-//! Handing packets from one core to another.
+//! Hand-off of packets from one thread to another.
 
 use std::cell::Cell;
+use std::ffi::c_uint;
+use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::burst::Burst;
-use crate::eal::{Eal, c_string};
-use crate::errno::{Errno, Error};
+use crate::eal::{Eal, SocketId};
+use crate::error::{Errno, Error};
+use crate::life::{self, Lease};
 use crate::mbuf::Mbuf;
-use crate::mempool::SocketId;
 use crate::sys;
 
-/// RING_F_SP_ENQ and RING_F_SC_DEQ: one producer, one consumer.
-const SP_SC: u32 = 0x0001 | 0x0002;
+/// The most packets a ring can be made for.
+const LARGEST: u32 = 1 << 30;
 
+/// A bounded queue of packets with one producer and one consumer, without locks.
+///
+/// It is only ever held as its two halves; when both are dropped it is freed, with the packets left in it.
 #[derive(Debug)]
-struct Ring(NonNull<sys::rte_ring>);
+pub struct MbufRing;
 
-// SAFETY: a ring is made for use by two threads; which one may do what is up to the two ends.
+struct Ring {
+    ring: NonNull<sys::rte_ring>,
+    capacity: u32,
+    _lease: Lease,
+}
+
+// SAFETY: the ring is made for one producer and one consumer at a time; each half is one of them, and neither can be
+// used by two threads at once. Dropping needs that both halves are gone.
 unsafe impl Send for Ring {}
-// SAFETY: as above.
+// SAFETY: as above; what is shared is only counting.
 unsafe impl Sync for Ring {}
+
+/// The half that puts packets in. As with queues, it has one owner:
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<dpdk_rs::RingProducer>();
+/// ```
+pub struct RingProducer {
+    ring: Arc<Ring>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// The half that takes packets out.
+pub struct RingConsumer {
+    ring: Arc<Ring>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl MbufRing {
+    /// Makes a ring for `capacity` packets and returns its halves.
+    ///
+    /// # Errors
+    /// [`Error::RingFailed`] if the name is taken or too long, the capacity is 0 or too large, or the EAL has not
+    /// enough memory; [`Error::Nul`]; [`Error::NotRunning`].
+    pub fn create(
+        _eal: Eal,
+        name: &str,
+        capacity: u32,
+        socket: SocketId,
+    ) -> Result<(RingProducer, RingConsumer), Error> {
+        let failed = |errno| Error::RingFailed { name: name.to_owned(), capacity, errno };
+        let c_name = life::c_string("ring name", name)?;
+        // rte_ring_create rounds up to a power of two, which wraps to 0 for the largest numbers.
+        if capacity == 0 || capacity > LARGEST {
+            return Err(failed(Errno::EINVAL));
+        }
+        let lease = Lease::take()?;
+        // SAFETY: the EAL runs, as the lease shows; the name is NUL-terminated and copied by the call.
+        let ring = unsafe { sys::rte_ring_create(c_name.as_ptr(), capacity, socket.raw(), sys::SHIM_RING_FLAGS) };
+        let ring = NonNull::new(ring).ok_or_else(|| failed(Errno::last()))?;
+        let ring = Arc::new(Ring { ring, capacity, _lease: lease });
+        let producer = RingProducer { ring: Arc::clone(&ring), not_sync: PhantomData };
+        Ok((producer, RingConsumer { ring, not_sync: PhantomData }))
+    }
+}
+
+impl Ring {
+    fn len(&self) -> usize {
+        // SAFETY: the ring lives as long as self; counting is safe beside both halves at work.
+        unsafe { sys::rte_ring_count(self.ring.as_ptr()) as usize }
+    }
+}
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        let mut packet = std::ptr::null_mut();
-        // SAFETY: both ends are gone, so the ring is ours, and so are the packets in it.
-        unsafe {
-            while sys::rte_ring_sc_dequeue_burst(self.0.as_ptr(), &mut packet, 1, std::ptr::null_mut()) == 1 {
-                if let Some(packet) = NonNull::new(packet.cast()) {
-                    drop(Mbuf::from_raw(packet));
-                }
+        loop {
+            let mut packet = std::ptr::null_mut();
+            // SAFETY: both halves are gone, so that this is the one consumer; there is room for one pointer.
+            let n =
+                unsafe { sys::rte_ring_sc_dequeue_burst(self.ring.as_ptr(), &raw mut packet, 1, std::ptr::null_mut()) };
+            match NonNull::new(packet.cast()) {
+                // SAFETY: the ring owned the packet: only packets are put in, by `enqueue`.
+                Some(packet) if n == 1 => drop(unsafe { Mbuf::from_raw(packet) }),
+                _ => break,
             }
-            sys::rte_ring_free(self.0.as_ptr());
         }
+        // SAFETY: the ring was made by rte_ring_create and nothing refers to it any more.
+        unsafe { sys::rte_ring_free(self.ring.as_ptr()) };
     }
 }
 
-/// A ring for `size` - 1 packets, a power of two, and its two ends. Packets that are left in it when both are gone are
-/// freed.
-pub fn mbuf_ring(_eal: Eal, name: &str, size: u32, socket: SocketId) -> Result<(MbufProducer, MbufConsumer), Error> {
-    let c_name = c_string(name)?;
-    // SAFETY: the name lives through the call, and EAL runs.
-    let ring = unsafe { sys::rte_ring_create(c_name.as_ptr(), size, socket.0, SP_SC) };
-    let Some(ring) = NonNull::new(ring) else {
-        return Err(Error::Ring { name: name.to_owned(), errno: Errno::last() });
-    };
-    let ring = Arc::new(Ring(ring));
-    Ok((
-        MbufProducer { ring: Arc::clone(&ring), _one_thread: PhantomData },
-        MbufConsumer { ring, _one_thread: PhantomData },
-    ))
-}
-
-/// The end that packets go in at.
-#[derive(Debug)]
-pub struct MbufProducer {
-    ring: Arc<Ring>,
-    _one_thread: PhantomData<Cell<()>>,
-}
-
-impl MbufProducer {
-    /// Puts the front of a burst in, as far as there is room; gives how many that are. The rest stays.
+impl RingProducer {
+    /// Puts the packets of `burst` in, from its front, as far as there is room; returns how many. The rest stays in
+    /// the burst.
     #[inline]
-    pub fn send<const N: usize>(&mut self, burst: &mut Burst<N>) -> usize {
-        burst.give(|packets, len| {
-            // SAFETY: this is the only producer, and `len` packets are ours to give.
-            unsafe {
-                sys::rte_ring_sp_enqueue_burst(self.ring.0.as_ptr(), packets.cast(), len as u32, std::ptr::null_mut())
-                    as usize
-            }
-        })
+    pub fn enqueue<const N: usize>(&mut self, burst: &mut Burst<N>) -> usize {
+        let count = c_uint::try_from(burst.len()).unwrap_or(0);
+        // SAFETY: this is the one producer, and the first `count` pointers are packets that the burst owns.
+        let n = unsafe {
+            sys::rte_ring_sp_enqueue_burst(self.ring.ring.as_ptr(), burst.head().cast(), count, std::ptr::null_mut())
+        };
+        let n = n.min(count) as usize;
+        // SAFETY: the ring owns the first n packets now.
+        unsafe { burst.forget_front(n) };
+        n
+    }
+
+    /// How many packets are in the ring; a snapshot.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether the ring is empty; a snapshot.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many packets the ring can hold.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.ring.capacity
+    }
+
+    /// Whether the consumer was dropped: what is put in now is freed with the ring.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.ring) == 1
     }
 }
 
-/// The end that packets come out at.
-#[derive(Debug)]
-pub struct MbufConsumer {
-    ring: Arc<Ring>,
-    _one_thread: PhantomData<Cell<()>>,
+impl RingConsumer {
+    /// Adds packets from the ring to `burst`, in order, as far as there is room; returns how many.
+    #[inline]
+    pub fn dequeue<const N: usize>(&mut self, burst: &mut Burst<N>) -> usize {
+        let (tail, room) = burst.tail();
+        let room = c_uint::try_from(room).unwrap_or(0);
+        // SAFETY: this is the one consumer, and tail has room for so many pointers.
+        let n =
+            unsafe { sys::rte_ring_sc_dequeue_burst(self.ring.ring.as_ptr(), tail.cast(), room, std::ptr::null_mut()) };
+        let n = n.min(room) as usize;
+        // SAFETY: n pointers were written, packets that the ring owned.
+        unsafe { burst.grow(n) };
+        n
+    }
+
+    /// How many packets are in the ring; a snapshot.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether the ring is empty; a snapshot.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the producer was dropped: once the ring is empty, it stays so.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.ring) == 1
+    }
 }
 
-impl MbufConsumer {
-    /// Adds to a burst what is in the ring, as far as there is room; gives how many that are.
-    #[inline]
-    pub fn recv<const N: usize>(&mut self, burst: &mut Burst<N>) -> usize {
-        burst.fill(|room, len| {
-            // SAFETY: this is the only consumer, there is room for `len`, and only packets are ever put in.
-            unsafe {
-                sys::rte_ring_sc_dequeue_burst(self.ring.0.as_ptr(), room.cast(), len as u32, std::ptr::null_mut())
-                    as usize
-            }
-        })
+impl fmt::Debug for RingProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingProducer").field("len", &self.len()).field("capacity", &self.capacity()).finish()
+    }
+}
+
+impl fmt::Debug for RingConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingConsumer").field("len", &self.len()).finish_non_exhaustive()
     }
 }

@@ -1,9 +1,11 @@
-//! The bindings, as bindgen makes them. Private: safe types wrap all of it.
+//! The raw bindings, private to the crate.
+
 #![allow(
-    missing_docs,
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
+    missing_docs,
+    unreachable_pub,
     dead_code,
     unsafe_op_in_unsafe_fn,
     clippy::all,
@@ -12,5 +14,5 @@
 
 include!(concat!(env!("OUT_DIR"), "/sys.rs"));
 
-/// An mbuf is two cache lines, whatever the release: its fast path depends on it, and so do our casts.
-const _: () = assert!(size_of::<rte_mbuf>() == 128);
+// The accessors of `Mbuf` count on two cache lines, as every release so far has.
+const _: () = assert!(size_of::<rte_mbuf>() == 128 && SHIM_MBUF_SIZE == 128 && align_of::<rte_mbuf>() == 64);

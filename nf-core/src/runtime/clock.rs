@@ -15,7 +15,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(eal: Eal) -> Clock {
-        let hz = Tsc::hz(eal).max(1);
+        let hz = eal.tsc_hz().get();
         Clock { start: Tsc::now(), scale: ((u128::from(Nanos::SECOND) << 32) / u128::from(hz)) as u64, hz }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RxQueue, SocketId, StartedPort, TxQueue};
+use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, SocketId, StartedPort, TxQueue};
 
 use super::clock::Clock;
 use super::reassembly::Reassembler;
@@ -48,20 +48,20 @@ impl Platform for Dpdk {
 
     fn ports(&self) -> Vec<PortReport> {
         let report = |(role, rx_queues, port): &(PortRole, usize, StartedPort)| {
-            let (info, stats) = (port.info(), port.stats());
+            let (info, stats) = (port.info(), port.stats().unwrap_or_default());
             PortReport {
                 name: port.name().to_owned(),
                 role: role.to_string(),
                 driver: info.driver.clone(),
-                mac: MacAddr(info.mac).to_string(),
-                link_up: port.link_is_up(),
+                mac: MacAddr(info.mac.0).to_string(),
+                link_up: port.link().is_ok_and(|link| link.up),
                 rx_queues: *rx_queues,
-                rx_packets: stats.rx_packets,
-                tx_packets: stats.tx_packets,
-                rx_missed: stats.rx_missed,
-                rx_errors: stats.rx_errors,
-                rx_no_buffer: stats.rx_no_buffer,
-                tx_errors: stats.tx_errors,
+                rx_packets: stats.ipackets,
+                tx_packets: stats.opackets,
+                rx_missed: stats.imissed,
+                rx_errors: stats.ierrors,
+                rx_no_buffer: stats.rx_nombuf,
+                tx_errors: stats.oerrors,
             }
         };
         self.0.iter().map(report).collect()
@@ -94,17 +94,17 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
     let workers = config.eal.cores.len();
     let mut ports =
-        config.ports.iter().map(|port| open(eal, port, workers, pool)).collect::<Result<Vec<_>, Error>>()?;
+        config.ports.iter().map(|port| open(eal, port, workers, &pool)).collect::<Result<Vec<_>, Error>>()?;
 
     let net_ports = ports.iter().map(|open| {
-        let mac = MacAddr(open.port.info().mac);
+        let mac = MacAddr(open.port.info().mac.0);
         (open.port.name().to_owned(), NetPort { role: open.role, mac, next_hop: open.next_hop })
     });
     let (controller, cores) =
         Controller::new(&config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
-    let platform = Dpdk(ports.iter().map(|open| (open.role, open.rx.len(), open.port.clone())).collect());
 
     let mut handles = Vec::with_capacity(workers);
+    let rx_queues: Vec<usize> = ports.iter().map(|open| open.rx.len()).collect();
     for ((index, core), lcore) in cores.into_iter().enumerate().zip(eal.worker_lcores()) {
         let mut rx = Vec::new();
         let mut tx = Vec::new();
@@ -115,13 +115,17 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
             rx.extend(open.rx.drain(..share).map(|queue| (port, queue)));
             tx.push(open.tx.pop().map(Output::new));
         }
-        let reassembler =
-            if config.reassembly.enabled { Some(Reassembler::new(eal, &config.reassembly, clock, big)?) } else { None };
-        let worker = Worker::new(core, clock, rx, tx, big, reassembler);
+        let reassembler = if config.reassembly.enabled {
+            Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
+        } else {
+            None
+        };
+        let worker = Worker::new(core, clock, rx, tx, big.clone(), reassembler);
         let (stop, idle) = (Arc::clone(&stop), config.eal.idle);
-        handles.push(eal.launch(lcore, move || work(worker, &stop, idle))?);
+        handles.push(eal.launch(*lcore, move || work(worker, &stop, idle))?);
     }
-    drop(ports);
+    let platform =
+        Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
     tracing::info!(
         workers,
         sas = controller.sas().len(),
@@ -168,9 +172,9 @@ fn work(mut worker: Worker, stop: &AtomicBool, idle: Idle) {
     worker.finish();
 }
 
-fn open(eal: Eal, config: &config::Port, workers: usize, pool: Mempool) -> Result<OpenPort, Error> {
+fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Result<OpenPort, Error> {
     let port = Port::by_name(eal, &config.name)?;
-    let info = port.info().clone();
+    let info = port.info()?;
     let workers = u16::try_from(workers).unwrap_or(u16::MAX);
     if info.max_tx_queues < workers {
         return Err(Error::Unusable(format!(
@@ -179,11 +183,17 @@ fn open(eal: Eal, config: &config::Port, workers: usize, pool: Mempool) -> Resul
             config.name, info.driver, info.max_tx_queues
         )));
     }
-    let spread = if info.rss || info.max_rx_queues < workers { info.max_rx_queues.min(workers) } else { workers };
+    let spread = if !info.rss_types.is_empty() || info.max_rx_queues < workers {
+        info.max_rx_queues.min(workers)
+    } else {
+        workers
+    };
     let rx_queues = config.rx_queues.unwrap_or(spread);
-    let port_config = PortConfig { rx_queues, tx_queues: workers, mtu: config.mtu, ..PortConfig::default() };
-    let (port, rx, tx) = port.start(&port_config, pool)?;
-    if rx_queues > 1 && !info.rss_esp {
+    let rss = rx_queues > 1;
+    let port_config =
+        PortConfig { rx_queues, tx_queues: workers, mtu: config.mtu, promiscuous: true, rss, ..PortConfig::default() };
+    let (port, rx, tx) = port.configure(&port_config, pool)?.start()?;
+    if rss && !port.active_rss().intersects(RssTypes::ESP) {
         tracing::warn!(
             port = config.name,
             "the port's hash doesn't cover the SPI: all ESP between two addresses lands on one queue"

@@ -1,6 +1,8 @@
 //! Outer fragments: held until the datagram is whole, then sent through the pipeline as one packet.
 
-use dpdk_rs::{Eal, FragTable, Mbuf, Mempool, Reassembled, SocketId, Tsc};
+use std::time::Duration;
+
+use dpdk_rs::{DeathReason, Eal, FragTable, Mbuf, Mempool, Outcome, SocketId, Tsc};
 
 use super::clock::Clock;
 use crate::config;
@@ -27,7 +29,8 @@ impl Reassembler {
         clock: Clock,
         big: Mempool,
     ) -> Result<Reassembler, dpdk_rs::Error> {
-        let table = FragTable::new(eal, config.max_flows, clock.counts(config.timeout_ms), SocketId::ANY)?;
+        let timeout = Duration::from_millis(config.timeout_ms);
+        let table = FragTable::new(eal, config.max_flows, timeout, SocketId::ANY)?;
         Ok(Reassembler { table, big, expiry: clock.counts(EXPIRY_MS), next_expiry: Tsc(0) })
     }
 
@@ -42,17 +45,17 @@ impl Reassembler {
         let (l3, l3_len) = (headers.l3(), headers.l3_len());
         let (outcome, damaged) = match headers.version() {
             Some(IpVersion::V6) => (self.table.insert_v6(fragment, now, l3), DropReason::FragmentV6),
-            _ => (self.table.insert_v4(fragment, now, l3..l3 + l3_len), DropReason::FragmentV4),
+            _ => (self.table.insert_v4(fragment, now, l3), DropReason::FragmentV4),
         };
         self.bury(damaged, counters);
         match outcome {
-            Reassembled::Held => None,
-            Reassembled::Refused(fragment) => {
+            Outcome::Held | Outcome::Dead => None,
+            Outcome::Rejected(fragment, _) => {
                 drop_as(fragment, damaged, counters);
                 None
             }
-            Reassembled::Complete(chain) => {
-                let merged = chain.segments().saturating_sub(1);
+            Outcome::Complete(chain) => {
+                let merged = usize::from(chain.nb_segs()).saturating_sub(1);
                 counters.consumed(Consumed::Fragment).add(merged as u64, (merged * (l3 + l3_len)) as u64);
                 self.whole(chain, headers, counters)
             }
@@ -62,14 +65,14 @@ impl Reassembler {
     /// Puts the datagram into one buffer and mends its header.
     fn whole(&mut self, chain: Mbuf, headers: Headers, counters: &CoreCounters) -> Option<Mbuf> {
         let v6 = headers.version() == Some(IpVersion::V6);
-        let mut packet = match chain.linearise(self.big) {
+        let mut packet = match chain.linearise_into(&self.big) {
             Ok(packet) => packet,
             Err(chain) => {
                 drop_as(chain, if v6 { DropReason::TooBigV6 } else { DropReason::TooBigV4 }, counters);
                 return None;
             }
         };
-        let (buffer, data) = packet.buffer_mut()?;
+        let (buffer, data) = packet.buffer_mut().ok()?;
         let frame = buffer.get_mut(data)?;
         if let Some((_, l3)) = ethernet::payload(frame)
             && let Some(datagram) = frame.get_mut(l3..)
@@ -91,22 +94,16 @@ impl Reassembler {
 
     /// Gives up everything: there will be no more fragments.
     pub(super) fn finish(&mut self, counters: &CoreCounters) {
-        // A call leaves some for the next one where there are many.
-        loop {
-            self.table.expire(Tsc(u64::MAX));
-            if !self.bury(DropReason::FragmentTimeout, counters) {
-                return;
-            }
-        }
+        self.table.expire(Tsc(u64::MAX));
+        self.bury(DropReason::FragmentTimeout, counters);
     }
 
-    fn bury(&mut self, reason: DropReason, counters: &CoreCounters) -> bool {
-        let mut any = false;
-        while let Some(fragment) = self.table.drain_dead() {
+    /// Books what the table gave up; `damaged` is the reason for what did not fit together.
+    fn bury(&mut self, damaged: DropReason, counters: &CoreCounters) {
+        for (why, fragment) in self.table.drain_dead() {
+            let reason = if why == DeathReason::Expired { DropReason::FragmentTimeout } else { damaged };
             drop_as(fragment, reason, counters);
-            any = true;
         }
-        any
     }
 }
 

@@ -58,12 +58,15 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
-    let reassembler =
-        if config.reassembly.enabled { Some(Reassembler::new(eal, &config.reassembly, clock, big)?) } else { None };
+    let reassembler = if config.reassembly.enabled {
+        Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
+    } else {
+        None
+    };
     // By descriptor, since the names of files may hold what a device's arguments can't.
     let fd = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(&input), fd(&output.file)))?;
-    let (_port, rx, tx) = Port::by_name(eal, PORT)?.start(&PortConfig::default(), pool)?;
+    let (_port, rx, tx) = Port::by_name(eal, PORT)?.configure(&PortConfig::default(), &pool)?.start()?;
     // Both roles are the one port's: packets come in by the first, and leave by the second.
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];

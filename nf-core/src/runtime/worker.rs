@@ -105,7 +105,7 @@ impl Worker {
             let mut batch = Batch::default();
             for mbuf in burst.as_mut_slice() {
                 // Flattened packets lend their buffers; the pipeline takes a burst at most.
-                if let Some((buffer, frame)) = mbuf.buffer_mut()
+                if let Ok((buffer, frame)) = mbuf.buffer_mut()
                     && let Ok(packet) = Packet::new(buffer, frame, port)
                 {
                     let _ = batch.push(packet);
@@ -122,7 +122,7 @@ impl Worker {
         for (mut mbuf, outcome) in burst.drain().zip(outcomes) {
             match outcome.fate {
                 Fate::Send(to) => {
-                    if mbuf.set_data(outcome.start..outcome.end) {
+                    if mbuf.set_data(outcome.start, outcome.end - outcome.start).is_ok() {
                         self.queue(mbuf, to);
                     }
                 }
@@ -138,13 +138,13 @@ impl Worker {
 
     /// Puts packets that lie in several buffers into one each.
     fn flatten(&mut self, burst: &mut Burst<BURST>) {
-        if burst.as_mut_slice().iter_mut().all(|mbuf| mbuf.buffer_mut().is_some()) {
+        if burst.iter_mut().all(|mbuf| mbuf.buffer_mut().is_ok()) {
             return;
         }
         let mut flat = Burst::default();
         for mut mbuf in burst.drain() {
-            if mbuf.buffer_mut().is_none() {
-                match mbuf.linearise(self.big) {
+            if mbuf.buffer_mut().is_err() {
+                match mbuf.linearise_into(&self.big) {
                     Ok(copy) => mbuf = copy,
                     Err(packet) => {
                         let reason = match ethernet::payload(packet.data()) {
