@@ -89,6 +89,19 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     let server = ControlServer::bind(&config.control.socket)?;
 
     let eal = Eal::init(eal::daemon_args(&config.eal)?)?;
+    let served = serve(eal, &config, registry, &server, &stop);
+    eal::shut_down(eal);
+    served
+}
+
+/// The daemon's life. All that DPDK gives is gone when it ends.
+fn serve(
+    eal: Eal,
+    config: &Config,
+    registry: Registry,
+    server: &ControlServer,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), Error> {
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
@@ -101,9 +114,10 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
         (open.port.name().to_owned(), NetPort { role: open.role, mac, next_hop: open.next_hop })
     });
     let (controller, cores) =
-        Controller::new(&config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
+        Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
 
-    let mut handles = Vec::with_capacity(workers);
+    // All workers are made before the first is launched: one that can't be made leaves nothing running.
+    let mut made = Vec::with_capacity(workers);
     let rx_queues: Vec<usize> = ports.iter().map(|open| open.rx.len()).collect();
     for ((index, core), lcore) in cores.into_iter().enumerate().zip(eal.worker_lcores()) {
         let mut rx = Vec::new();
@@ -120,10 +134,13 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
         } else {
             None
         };
-        let worker = Worker::new(core, clock, rx, tx, big.clone(), reassembler);
-        let (stop, idle) = (Arc::clone(&stop), config.eal.idle);
-        handles.push(eal.launch(*lcore, move || work(worker, &stop, idle))?);
+        made.push((*lcore, Worker::new(core, clock, rx, tx, big.clone(), reassembler)));
     }
+    let launch = |(lcore, worker)| {
+        let (stop, idle) = (Arc::clone(stop), config.eal.idle);
+        eal.launch(lcore, move || work(worker, &stop, idle))
+    };
+    let handles = made.into_iter().map(launch).collect::<Result<Vec<_>, _>>()?;
     let platform =
         Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
     tracing::info!(
@@ -133,7 +150,7 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
         dpdk = Eal::version(),
         "nf-core runs"
     );
-    control(Daemon { controller, platform }, &server, clock, &stop, handles)
+    control(Daemon { controller, platform }, server, clock, stop, handles)
 }
 
 /// The control thread's loop, and the way down.
@@ -147,6 +164,11 @@ fn control(
     while !stop.load(Ordering::Relaxed) {
         server.serve(&mut daemon, TICK);
         daemon.controller.tick(clock.now());
+        // A worker ends only when it is told to, or when it panics; the panic's message is on stderr.
+        if let Some(dead) = handles.iter().find(|handle| handle.is_finished() && !stop.load(Ordering::Relaxed)) {
+            tracing::error!(lcore = ?dead.lcore(), "a worker has died; ending, to be started anew");
+            stop.store(true, Ordering::Relaxed);
+        }
     }
     tracing::info!("nf-core stops");
     let ended = handles.into_iter().map(LcoreHandle::join).collect::<Vec<_>>();

@@ -1,5 +1,7 @@
 //! EAL's arguments: what the operator gave, and what follows from the rest of the configuration.
 
+use dpdk_rs::Eal;
+
 use super::Error;
 use crate::config;
 
@@ -68,6 +70,15 @@ pub(super) fn daemon_args(eal: &config::Eal) -> Result<Vec<String>, Error> {
     }
     args.extend(eal.args.iter().cloned());
     Ok(args)
+}
+
+/// Ends EAL once all of its objects are gone, and removes what it has left in the file system.
+pub(super) fn shut_down(eal: Eal) {
+    if let Err(error) = eal.cleanup() {
+        tracing::warn!(%error, "DPDK's environment could not be cleaned up; the kernel takes its memory back");
+    }
+    // EAL makes a directory even where it has nothing to put there; another instance's files keep it.
+    let _ = std::fs::remove_dir(eal.runtime_dir());
 }
 
 /// The CPUs that this process may run on, in the kernel's notation, such as `0-3,6`.

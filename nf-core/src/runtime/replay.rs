@@ -14,6 +14,7 @@ use super::worker::{Output, Worker};
 use super::{Error, eal, log};
 use crate::config::{Config, PortRole};
 use crate::control::controller::Controller;
+use crate::core::Core;
 use crate::counters::Snapshot;
 use crate::net::NetPort;
 use crate::plugin::Registry;
@@ -55,6 +56,27 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     let mut stats = replay.stats_json.as_deref().map(|path| Created::new(path, &input)).transpose()?;
 
     let eal = Eal::init(eal::replay_args(config.eal.mbufs))?;
+    let played = play(eal, &config, &mut controller, cores, (&input, &output.file));
+    eal::shut_down(eal);
+    played?;
+
+    let counters = controller.counters();
+    if let Some(Created { file, path, .. }) = &mut stats {
+        serde_json::to_writer_pretty(file, &counters.report()).map_err(|error| failed(path, &error))?;
+    }
+    output.keep();
+    stats.iter_mut().for_each(Created::keep);
+    Ok(counters)
+}
+
+/// The pass itself. All that DPDK gives is gone when it ends.
+fn play(
+    eal: Eal,
+    config: &Config,
+    controller: &mut Controller,
+    cores: Vec<Core>,
+    (input, output): (&File, &File),
+) -> Result<(), Error> {
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
@@ -65,7 +87,7 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     };
     // By descriptor, since the names of files may hold what a device's arguments can't.
     let fd = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
-    eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(&input), fd(&output.file)))?;
+    eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(input), fd(output)))?;
     let (_port, rx, tx) = Port::by_name(eal, PORT)?.configure(&PortConfig::default(), &pool)?.start()?;
     // Both roles are the one port's: packets come in by the first, and leave by the second.
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
@@ -86,14 +108,7 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
         }
     }
     controller.finish(clock.now());
-
-    let counters = controller.counters();
-    if let Some(Created { file, path, .. }) = &mut stats {
-        serde_json::to_writer_pretty(file, &counters.report()).map_err(|error| failed(path, &error))?;
-    }
-    output.keep();
-    stats.iter_mut().for_each(Created::keep);
-    Ok(counters)
+    Ok(())
 }
 
 fn failed(path: &Path, problem: &dyn std::fmt::Display) -> Error {

@@ -122,8 +122,10 @@ impl Worker {
         for (mut mbuf, outcome) in burst.drain().zip(outcomes) {
             match outcome.fate {
                 Fate::Send(to) => {
-                    if mbuf.set_data(outcome.start, outcome.end - outcome.start).is_ok() {
-                        self.queue(mbuf, to);
+                    let octets = mbuf.pkt_len() as u64;
+                    match mbuf.set_data(outcome.start, outcome.end - outcome.start) {
+                        Ok(()) => self.queue(mbuf, to),
+                        Err(_) => self.core.counters().drops(DropReason::NoBuffer).add(1, octets),
                     }
                 }
                 Fate::Reassemble => self.reassemble(mbuf, outcome.headers, tsc),
