@@ -1,0 +1,122 @@
+//! A running nf-core, operated by nf-ctl.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test binary uses its part of this; a failed unwrap is a failed test"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long the daemon may take to start, to stop, or to come to a result.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program nf-core of this build.
+pub fn nf_core() -> PathBuf {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let built = Command::new(cargo).args(["build", "-q", "-p", "nf-core", "--bin", "nf-core"]).status().unwrap();
+    assert!(built.success(), "nf-core doesn't build");
+    Path::new(env!("CARGO_BIN_EXE_nf-ctl")).with_file_name("nf-core")
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nf-core/tests/fixtures").join(name)
+}
+
+/// A running nf-core.
+pub struct Daemon {
+    pub child: Child,
+    pub dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Starts it with this configuration, in which `{dir}` stands for a directory of its own.
+    pub fn start(config: &str) -> Daemon {
+        Daemon::start_by(&mut Command::new(nf_core()), config)
+    }
+
+    /// Starts it by a command that ends in its name.
+    pub fn start_by(command: &mut Command, config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().to_str().unwrap();
+        let text = format!("[control]\nsocket = \"{here}/nf.sock\"\n{}", config.replace("{dir}", here));
+        fs::write(dir.path().join("nf.toml"), text).unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = command
+            .args(["run", "--config"])
+            .arg(dir.path().join("nf.toml"))
+            .stderr(log)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut daemon = Daemon { child, dir };
+        daemon.wait("it to start", |daemon| {
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                panic!("nf-core ended ({status}): {}", daemon.log());
+            }
+            daemon.ctl(&["show", "status"]).status.success()
+        });
+        daemon
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn wait(&mut self, what: &str, mut done: impl FnMut(&mut Daemon) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn ctl(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nf-ctl"));
+        command.arg("--socket").arg(self.dir.path().join("nf.sock")).args(args).output().unwrap()
+    }
+
+    pub fn ok(&self, args: &[&str]) -> String {
+        let output = self.ctl(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn counters(&self) -> Value {
+        serde_json::from_str(&self.ok(&["--json", "show", "counters"])).unwrap()
+    }
+
+    pub fn dropped(&self, index: u64) -> u64 {
+        let counters = self.counters();
+        let rows = counters["feature"].as_array().unwrap();
+        rows.iter().find(|row| row["index"] == index).unwrap()["packets"].as_u64().unwrap()
+    }
+
+    /// Ends it as systemd would; gives what is left in its directory.
+    pub fn stop(mut self) -> (ExitStatus, Vec<String>) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let mut status = None;
+        self.wait("it to stop", |daemon| {
+            status = daemon.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let left = fs::read_dir(self.dir.path()).unwrap();
+        let mut left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        (status.unwrap(), left)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
