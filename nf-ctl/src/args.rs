@@ -29,15 +29,16 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+const SHOW_COMMANDS: &str = "\
+show platform hardware qfp active statistics drop [clear]
+show platform hardware qfp active feature ipsec datapath drops [all] [clear]
+show counters | show invalid-spi | show sa | show status";
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show something; words may be abbreviated, and `| include PATTERN`, `| exclude PATTERN` and `| count PATTERN`
     /// work as on IOS.
-    ///
-    /// platform hardware qfp active statistics drop [clear];
-    /// platform hardware qfp active feature ipsec datapath drops [all] [clear];
-    /// counters; invalid-spi; sa; status
-    #[command(visible_alias = "sh")]
+    #[command(visible_alias = "sh", after_help = SHOW_COMMANDS)]
     Show {
         /// What to show.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
