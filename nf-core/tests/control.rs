@@ -93,7 +93,7 @@ fn sas_come_and_go() {
         add(&mut client, SPI, "10.10.1.3").unwrap();
 
         let shown: SaReport = client.call(&Request::SaShow { sa: name(Some("10.10.1.3")) }).unwrap();
-        assert_eq!((shown.spi, shown.transform.as_str(), shown.packets), (SPI, "esp-gcm 128", 0));
+        assert_eq!((shown.spi, shown.transform.as_str(), shown.totals.packets), (SPI, "esp-gcm 128", 0));
         let ambiguous = client.call::<SaReport>(&Request::SaShow { sa: name(None) });
         assert_eq!(refusal(ambiguous), "2 SAs have SPI 0x12345678(305419896); name one with --dst and --src");
 

@@ -7,6 +7,7 @@ use std::io::BufReader;
 
 use common::{Fixture, Nf, fixture_dir, read_pcap};
 use nf_core::batch::Batch;
+use nf_core::control::controller::{Bind, ControlError, Controller};
 use nf_core::core::CoreCx;
 use nf_core::drop::DropReason;
 use nf_core::lanes::Lanes;
@@ -60,7 +61,7 @@ fn nf(fixture: &Fixture) -> Nf {
 }
 
 /// Runs a change while another thread plays the core, as changes wait for the cores.
-fn change<T: Send>(nf: &mut Nf, change: impl FnOnce(&mut nf_core::control::controller::Controller) -> T + Send) -> T {
+fn change<T: Send>(nf: &mut Nf, change: impl FnOnce(&mut Controller) -> T + Send) -> T {
     let (controller, core) = (&mut nf.controller, &mut nf.cores[0]);
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -75,6 +76,18 @@ fn change<T: Send>(nf: &mut Nf, change: impl FnOnce(&mut nf_core::control::contr
     })
 }
 
+fn bind(
+    nf: &mut Nf,
+    plugin: &str,
+    instance: &str,
+    gate: Gate,
+    filter: Filter,
+    settings: Value,
+) -> Result<(), ControlError> {
+    let bind = Bind { plugin, instance, gate, filter, priority: 100, settings: &settings };
+    change(nf, |controller| controller.bind(bind))
+}
+
 #[test]
 fn a_plugin_is_bound_and_unbound_at_run_time() {
     let fixture = Fixture::load("v4-tunnel-gcm128");
@@ -82,18 +95,15 @@ fn a_plugin_is_bound_and_unbound_at_run_time() {
     assert!(long > 0 && long < fixture.inner.len() as u64);
 
     let mut nf = nf(&fixture);
-    let bind = |nf: &mut Nf, gate, settings: Value| {
-        change(nf, |controller| controller.bind("limit", "l", gate, Filter::default(), 100, &settings))
-    };
-    let error = bind(&mut nf, Gate::PostDecap, Value::Null).unwrap_err();
+    let error = bind(&mut nf, "limit", "l", Gate::PostDecap, Filter::default(), Value::Null).unwrap_err();
     assert_eq!(error.to_string(), "setting `octets`: give the longest packet that may pass, such as octets = 1400");
-    let error = bind(&mut nf, Gate::Egress, json!({"octets": 100})).unwrap_err();
+    let error = bind(&mut nf, "limit", "l", Gate::Egress, Filter::default(), json!({"octets": 100})).unwrap_err();
     assert_eq!(
         error.to_string(),
         "plugin `limit` can't be bound to the gate egress; it can be bound to: ingress, post-decap"
     );
 
-    bind(&mut nf, Gate::PostDecap, json!({"octets": 100})).unwrap();
+    bind(&mut nf, "limit", "l", Gate::PostDecap, Filter::default(), json!({"octets": 100})).unwrap();
     nf.receive(fixture.frames.iter().map(Vec::as_slice));
     assert_eq!(nf.counters().drops(DropReason::Plugin).packets, long);
     assert_eq!(nf.output.len() as u64, fixture.inner.len() as u64 - long);
@@ -110,8 +120,7 @@ fn a_filter_picks_the_packets() {
     let fixture = Fixture::load("v4-tunnel-gcm128");
     let mut nf = nf(&fixture);
     let elsewhere = Filter { src: Some("203.0.113.0/24".parse().unwrap()), ..Filter::default() };
-    let settings = json!({"octets": 1});
-    change(&mut nf, |controller| controller.bind("limit", "l", Gate::Ingress, elsewhere, 100, &settings)).unwrap();
+    bind(&mut nf, "limit", "l", Gate::Ingress, elsewhere, json!({"octets": 1})).unwrap();
     nf.receive(fixture.frames.iter().map(Vec::as_slice));
     fixture.check_output(&nf.output);
 }
@@ -123,8 +132,7 @@ fn without_decapsulation_esp_is_dropped_under_its_own_reason() {
     change(&mut nf, |controller| controller.unbind("decap", None)).unwrap();
     nf.receive(fixture.frames.iter().map(Vec::as_slice));
     assert_eq!(nf.counters().drops(DropReason::NotEnabledV6).packets, fixture.frames.len() as u64);
-    let settings = Value::Null;
-    change(&mut nf, |c| c.bind("decap", "decap", Gate::EspInput, Filter::default(), 1000, &settings)).unwrap();
+    bind(&mut nf, "decap", "decap", Gate::EspInput, Filter::default(), Value::Null).unwrap();
     nf.receive(fixture.frames.iter().map(Vec::as_slice));
     fixture.check_output(&nf.output);
 }
@@ -136,7 +144,7 @@ fn dropped_packets_are_captured_with_their_reason() {
     let fixture = Fixture::load("replay-gcm128");
     let mut nf = nf(&fixture);
     let settings = json!({"file": file, "snaplen": 64, "packets": 3});
-    change(&mut nf, |c| c.bind("capture", "cap", Gate::Drop, Filter::default(), 1, &settings)).unwrap();
+    bind(&mut nf, "capture", "cap", Gate::Drop, Filter::default(), settings).unwrap();
     nf.receive(fixture.frames.iter().map(Vec::as_slice));
     nf.tick(Nanos::from_secs(1));
     assert_eq!(nf.counters().drops(DropReason::Replay).packets, 5);
@@ -169,7 +177,7 @@ fn a_capture_that_cannot_be_written_says_why() {
         (json!({"file": "/tmp/x", "snaplen": 0}), "setting `snaplen`: 0 isn't within 1 to 2048 octets"),
         (json!({"colour": "red"}), "unknown field `colour`"),
     ] {
-        let bound = change(&mut nf, |c| c.bind("capture", "cap", Gate::Drop, Filter::default(), 1, &settings));
+        let bound = bind(&mut nf, "capture", "cap", Gate::Drop, Filter::default(), settings);
         let error = bound.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }

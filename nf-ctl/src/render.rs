@@ -148,8 +148,8 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
             sa.dst.to_string(),
             sa.mode,
             sa.transform,
-            sa.packets,
-            sa.octets
+            sa.totals.packets,
+            sa.totals.octets
         );
     }
     out
@@ -169,9 +169,9 @@ pub(crate) fn sa(sa: &SaReport) -> String {
         window => line!(out, "  replay detection support: Y, window {window}"),
     }
     line!(out, "  highest sequence number: {}", sa.highest_seq.map_or("none".to_owned(), |seq| seq.to_string()));
-    line!(out, "  #pkts decaps: {}, octets: {}", sa.packets, sa.octets);
-    line!(out, "  #pkts replay failed (rcv): duplicate {}, late {}", sa.replay_duplicate, sa.replay_late);
-    line!(out, "  #pkts verify failed: {}, refused after decryption: {}", sa.auth_failed, sa.refused);
+    line!(out, "  #pkts decaps: {}, octets: {}", sa.totals.packets, sa.totals.octets);
+    line!(out, "  #pkts replay failed (rcv): duplicate {}, late {}", sa.totals.replay_duplicate, sa.totals.replay_late);
+    line!(out, "  #pkts verify failed: {}, refused after decryption: {}", sa.totals.auth_failed, sa.totals.refused);
     out
 }
 

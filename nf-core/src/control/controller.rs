@@ -141,6 +141,23 @@ pub struct StoredBinding {
     serial: u64,
 }
 
+/// What is asked for when an instance of a plugin is bound.
+#[derive(Clone, Debug)]
+pub struct Bind<'b> {
+    /// The plugin.
+    pub plugin: &'b str,
+    /// The instance; it is made if there is none of that name.
+    pub instance: &'b str,
+    /// The gate.
+    pub gate: Gate,
+    /// The packets.
+    pub filter: Filter,
+    /// Lower ones are run first.
+    pub priority: u16,
+    /// Settings of a new instance.
+    pub settings: &'b Value,
+}
+
 /// The queues of a core, seen from here.
 struct CoreLink {
     link: Arc<Link>,
@@ -226,27 +243,26 @@ impl Controller {
         }
         for plugin in &config.plugins {
             for bind in &plugin.bind {
-                changes.extend(controller.register_binding(
-                    &plugin.plugin,
-                    &plugin.instance,
-                    bind.gate,
-                    bind.filter.clone(),
-                    bind.priority,
-                    &plugin.settings,
-                )?);
+                changes.extend(controller.register_binding(Bind {
+                    plugin: &plugin.plugin,
+                    instance: &plugin.instance,
+                    gate: bind.gate,
+                    filter: bind.filter.clone(),
+                    priority: bind.priority,
+                    settings: &plugin.settings,
+                })?);
             }
         }
         // Decapsulation is a plugin like others, only that one expects it to be there.
         if !controller.instances.values().any(|instance| instance.plugin == "decap") {
-            let filter = Filter::default();
-            changes.extend(controller.register_binding(
-                "decap",
-                "decap",
-                Gate::EspInput,
-                filter,
-                1000,
-                &Value::Null,
-            )?);
+            changes.extend(controller.register_binding(Bind {
+                plugin: "decap",
+                instance: "decap",
+                gate: Gate::EspInput,
+                filter: Filter::default(),
+                priority: 1000,
+                settings: &Value::Null,
+            })?);
         }
         for mut change in changes {
             for (id, core) in workers.iter_mut().enumerate() {
@@ -318,28 +334,13 @@ impl Controller {
     }
 
     /// Binds an instance of a plugin to a gate, and makes the instance if there is none of that name.
-    pub fn bind(
-        &mut self,
-        plugin: &str,
-        instance: &str,
-        gate: Gate,
-        filter: Filter,
-        priority: u16,
-        settings: &Value,
-    ) -> Result<(), ControlError> {
-        let change = self.register_binding(plugin, instance, gate, filter, priority, settings)?;
+    pub fn bind(&mut self, bind: Bind<'_>) -> Result<(), ControlError> {
+        let change = self.register_binding(bind)?;
         self.apply(change)
     }
 
-    fn register_binding(
-        &mut self,
-        plugin: &str,
-        instance: &str,
-        gate: Gate,
-        filter: Filter,
-        priority: u16,
-        settings: &Value,
-    ) -> Result<Change, ControlError> {
+    fn register_binding(&mut self, bind: Bind<'_>) -> Result<Change, ControlError> {
+        let Bind { plugin, instance, gate, filter, priority, settings } = bind;
         let kind = self.registry.get(plugin)?;
         if !kind.gates().contains(&gate) {
             let gates = kind.gates().iter().map(|gate| gate.name()).collect::<Vec<_>>().join(", ");

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::controller::{ControlError, Controller, StoredSa};
+use super::controller::{Bind, ControlError, Controller, StoredSa};
 use super::proto::{BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response};
 use super::proto::{SaReport, Status, VERSION};
 use super::server::Handler;
@@ -63,11 +63,20 @@ impl<P: Platform> Handler for Daemon<P> {
             Request::PluginBind { plugin, instance, gate, filter, priority, settings } => {
                 let checked = gate.parse().map_err(|error| FieldError::new("gate", error));
                 match checked.and_then(|gate| Ok((gate, filter.validate()?))) {
-                    Ok((gate, filter)) => {
-                        done(controller.bind(&plugin, &instance, gate, filter, priority, &settings).inspect(|()| {
-                            tracing::info!(plugin, instance, %gate, priority, "plugin bound");
-                        }))
-                    }
+                    Ok((gate, filter)) => done(
+                        controller
+                            .bind(Bind {
+                                plugin: &plugin,
+                                instance: &instance,
+                                gate,
+                                filter,
+                                priority,
+                                settings: &settings,
+                            })
+                            .inspect(|()| {
+                                tracing::info!(plugin, instance, %gate, priority, "plugin bound");
+                            }),
+                    ),
                     Err(error) => Response::Error(error.to_string()),
                 }
             }
@@ -107,7 +116,6 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
     let StoredSa { sa, params, installed } = stored;
-    let totals = sa.totals();
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
@@ -122,12 +130,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         state: "mature".to_owned(),
         age_s: now.since(*installed) / Nanos::SECOND,
         highest_seq: sa.window.highest().map(|seq| seq.0),
-        packets: totals.packets,
-        octets: totals.octets,
-        replay_duplicate: totals.replay_duplicate,
-        replay_late: totals.replay_late,
-        auth_failed: totals.auth_failed,
-        refused: totals.refused,
+        totals: sa.totals(),
     }
 }
 

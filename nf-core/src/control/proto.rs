@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::FilterSpec;
+use crate::sa::inbound::SaTotals;
 use crate::sa::spec::{SaSpec, SelectorSpec};
 use crate::types::Spi;
 
@@ -198,18 +199,9 @@ pub struct SaReport {
     pub age_s: u64,
     /// The highest authentic sequence number.
     pub highest_seq: Option<u64>,
-    /// Authentic packets.
-    pub packets: u64,
-    /// Octets of their ESP payload.
-    pub octets: u64,
-    /// Packets with a number that was seen before.
-    pub replay_duplicate: u64,
-    /// Packets with a number left of the window.
-    pub replay_late: u64,
-    /// Packets with a wrong ICV.
-    pub auth_failed: u64,
-    /// Authentic packets refused for what is inside.
-    pub refused: u64,
+    /// What has come in on it.
+    #[serde(flatten)]
+    pub totals: SaTotals,
 }
 
 /// Plugins.

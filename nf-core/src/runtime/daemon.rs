@@ -27,9 +27,6 @@ const TICK: Duration = Duration::from_millis(50);
 const ROUNDS_BEFORE_SLEEP: u32 = 1000;
 /// How long it sleeps.
 const SLEEP: Duration = Duration::from_micros(50);
-/// Octets of a usual packet buffer, headroom included: a frame of 1,518 octets with room to spare.
-const DATA_ROOM: u16 = 2048 + dpdk_rs::HEADROOM;
-
 /// A port with its queues, as it was opened.
 struct OpenPort {
     role: PortRole,
@@ -103,7 +100,7 @@ fn serve(
     stop: &Arc<AtomicBool>,
 ) -> Result<(), Error> {
     let clock = Clock::new(eal);
-    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
+    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, eal::DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
     let workers = config.eal.cores.len();
     let mut ports =

@@ -10,6 +10,8 @@ const BASE_MEMORY_MB: u64 = 64;
 /// Octets of a packet buffer with its mbuf and the pool's overhead.
 const MBUF_OCTETS: u64 = 2560;
 
+/// Octets of a usual packet buffer, headroom included: a frame of 1,518 octets with room to spare.
+pub(super) const DATA_ROOM: u16 = 2048 + dpdk_rs::HEADROOM;
 /// Buffers of the pool for packets that don't fit one of the usual kind: jumbo frames, reassembled datagrams.
 pub(super) const BIG_MBUFS: u32 = 255;
 /// Octets of such a buffer: as many as an mbuf can tell.

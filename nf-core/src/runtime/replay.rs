@@ -24,9 +24,6 @@ use crate::wire::ethernet::MacAddr;
 /// The virtual port that reads one capture and writes the other.
 const PORT: &str = "net_pcap0";
 
-/// Octets of a usual packet buffer, headroom included: a frame of 1,518 octets with room to spare.
-const DATA_ROOM: u16 = 2048 + dpdk_rs::HEADROOM;
-
 /// What to play.
 #[derive(Clone, Debug)]
 pub struct Replay {
@@ -78,7 +75,7 @@ fn play(
     (input, output): (&File, &File),
 ) -> Result<(), Error> {
     let clock = Clock::new(eal);
-    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
+    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, eal::DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
     let reassembler = if config.reassembly.enabled {
         Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use serde::{Deserialize, Serialize};
+
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::policy::Selectors;
 use crate::sa::replay::ReplayWindow;
@@ -123,7 +125,7 @@ pub struct SaCounters {
 }
 
 /// All cores' counters of an SA.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SaTotals {
     /// As [`SaCounters::packets`].
     pub packets: u64,
