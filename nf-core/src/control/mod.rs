@@ -4,4 +4,6 @@
 //! end. No thread of this module touches a packet or an SA: a request travels to the control thread over a bounded
 //! queue, and the control thread answers it between its other duties.
 
+pub mod client;
 pub mod proto;
+pub mod server;

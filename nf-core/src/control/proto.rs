@@ -19,6 +19,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::error::Category;
 
 use crate::counters::{Report, Tally};
 use crate::notify::NotifyReport;
@@ -110,6 +111,54 @@ pub enum Request {
     Status {},
 }
 
+impl Request {
+    /// Reads a request from its line, with or without the newline.
+    ///
+    /// # Errors
+    /// Says what is wrong with the line. What the line has in the place of a value isn't repeated, as it may be a key.
+    pub fn decode(line: &[u8]) -> Result<Request, ErrorReport> {
+        let refuse = |why: String| {
+            let message = format!("the request can't be read: {why}");
+            ErrorReport { code: ErrorCode::BadRequest, message }
+        };
+        let text = std::str::from_utf8(line)
+            .map_err(|error| refuse(format!("octet {} isn't UTF-8", error.valid_up_to().saturating_add(1))))?;
+        // Serde would take an array for an object with its fields in order.
+        if text.trim_start().starts_with('[') {
+            return Err(refuse("an array, expected an object".to_owned()));
+        }
+        serde_json::from_str(text).map_err(|error| {
+            refuse(match error.classify() {
+                Category::Data => without_values(&error.to_string()),
+                Category::Syntax | Category::Eof | Category::Io => format!("not JSON, {error}"),
+            })
+        })
+    }
+}
+
+/// Cuts out of a message of serde's what it quotes from the input, except names of fields.
+fn without_values(message: &str) -> String {
+    const QUOTING: [&str; 4] = ["invalid type", "invalid value", "invalid length", "unknown variant"];
+    const HARMLESS: [&str; 3] = ["missing field `", "duplicate field `", "invalid IP address syntax"];
+    if let Some(kind) = QUOTING.iter().find(|kind| message.starts_with(**kind)) {
+        return match message.rsplit_once(", expected ") {
+            Some((_, expected)) => format!("{kind}, expected {expected}"),
+            None => (*kind).to_owned(),
+        };
+    }
+    if let Some((field, rest)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+        // A key in the place of a field's name has digits.
+        return match field.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-')) {
+            true => format!("unknown field `{field}`{rest}"),
+            false => format!("unknown field{rest}"),
+        };
+    }
+    match HARMLESS.iter().any(|start| message.starts_with(start)) {
+        true => message.to_owned(),
+        false => "a field has a value that isn't allowed".to_owned(),
+    }
+}
+
 /// A line from the server.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "kebab-case")]
@@ -147,7 +196,7 @@ impl Response {
     }
 }
 
-/// Who speaks.
+/// Who speaks. This stays as it is in all versions of the protocol, so that each can tell the others.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// The server's [`PROTOCOL`].
@@ -416,4 +465,104 @@ pub struct PortReport {
     pub rx_no_buffer: u64,
     /// Packets that the device failed to send.
     pub tx_errors: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::counters::Snapshot;
+
+    fn same(request: &Request, wanted: Value) {
+        let line = serde_json::to_string(request).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), wanted);
+        let read = Request::decode(line.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), wanted);
+    }
+
+    #[test]
+    fn requests_are_lines_of_this_shape() {
+        same(&Request::Counters {}, json!({"op": "counters"}));
+        same(&Request::CountersClear {}, json!({"op": "counters-clear"}));
+        same(&Request::CoreCounters {}, json!({"op": "core-counters"}));
+        same(&Request::SaList {}, json!({"op": "sa-list"}));
+        same(&Request::PluginList {}, json!({"op": "plugin-list"}));
+        same(&Request::Status {}, json!({"op": "status"}));
+        same(&Request::InvSpi { limit: 20 }, json!({"op": "inv-spi", "limit": 20}));
+        let spi = Spi(0xB761_863E);
+        same(&Request::SaDel { spi, dst: None, src: None }, json!({"op": "sa-del", "spi": 3_076_621_886u32}));
+        let dst = Some("2001:db8::1".parse().unwrap());
+        same(
+            &Request::SaShow { spi: Spi(256), dst, src: None },
+            json!({"op": "sa-show", "spi": 256, "dst": "2001:db8::1"}),
+        );
+        let (instance, gate) = ("cap".to_owned(), "post-decap".to_owned());
+        let unbind = Request::PluginUnbind { instance: instance.clone(), gate: Some(gate.clone()) };
+        same(&unbind, json!({"op": "plugin-unbind", "instance": "cap", "gate": "post-decap"}));
+        let bind = Request::PluginBind {
+            plugin: "capture".to_owned(),
+            instance,
+            gate,
+            filter: FilterSpec::default(),
+            priority: 10,
+            settings: json!({"file": "/tmp/x.pcapng"}),
+        };
+        let wanted = json!({
+            "op": "plugin-bind", "plugin": "capture", "instance": "cap", "gate": "post-decap", "filter": {},
+            "priority": 10, "settings": {"file": "/tmp/x.pcapng"},
+        });
+        same(&bind, wanted);
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_left_out() {
+        let line = br#"{"op":"plugin-bind","plugin":"capture","instance":"cap","gate":"egress"}"#;
+        let Ok(Request::PluginBind { filter, priority, settings, .. }) = Request::decode(line) else {
+            panic!("not read as plugin-bind")
+        };
+        assert_eq!((filter, priority, settings), (FilterSpec::default(), 0, Value::Null));
+    }
+
+    #[test]
+    fn a_message_of_serdes_loses_its_values_and_keeps_its_sense() {
+        for (message, wanted) in [
+            ("invalid type: string \"a1b2\", expected u64", "invalid type, expected u64"),
+            (
+                "invalid type: string \"a, expected b2\", expected u64 at line 1 column 3",
+                "invalid type, expected u64 at line 1 column 3",
+            ),
+            ("unknown variant `a1b2`, there are no variants", "unknown variant"),
+            ("unknown field `colour`, expected `spi` or `dst`", "unknown field `colour`, expected `spi` or `dst`"),
+            ("unknown field `a1b2`, expected `spi`", "unknown field, expected `spi`"),
+            ("missing field `spi`", "missing field `spi`"),
+            ("bad key a1b2", "a field has a value that isn't allowed"),
+        ] {
+            assert_eq!(without_values(message), wanted);
+        }
+    }
+
+    #[test]
+    fn responses_are_lines_of_this_shape() {
+        let hello = Response::Hello(Hello { protocol: 1, version: "0.1.0".to_owned() });
+        let line = serde_json::to_string(&hello).unwrap();
+        assert_eq!(line, r#"{"type":"hello","data":{"protocol":1,"version":"0.1.0"}}"#);
+        assert_eq!(serde_json::from_str::<Response>(&line).unwrap(), hello);
+
+        let counters = Response::Counters(Snapshot::default().report());
+        let line = serde_json::to_string(&counters).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(serde_json::from_str::<Response>(&line).unwrap(), counters);
+
+        let error = Response::error(ErrorCode::SaNotFound, "no");
+        let line = serde_json::to_string(&error).unwrap();
+        assert_eq!(line, r#"{"type":"error","data":{"code":"sa-not-found","message":"no"}}"#);
+    }
+
+    #[test]
+    fn a_newer_servers_fields_and_codes_are_read() {
+        let line = r#"{"type":"error","data":{"code":"too-cold","message":"no","celsius":-3},"id":7}"#;
+        let wanted = Response::error(ErrorCode::Other, "no");
+        assert_eq!(serde_json::from_str::<Response>(line).unwrap(), wanted);
+    }
 }

@@ -1,0 +1,301 @@
+//! The server's end of the control socket.
+//!
+//! One thread accepts clients, one more a client reads its requests and writes the responses. Those threads do nothing
+//! else: a request goes over a bounded queue to the control thread, which answers it in [`ControlServer::poll`]. So a
+//! slow, silent or hostile client holds up nobody but itself, and that for a bounded time ([`Limits`]).
+
+mod connection;
+mod socket;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Select, Sender, bounded};
+
+use super::proto::{ErrorCode, ErrorReport, Request, Response};
+use connection::Connection;
+use socket::Socket;
+
+/// How long clients that are cut off at the end get to read a last response.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How long to wait before the next try when a client can't be accepted, for want of file descriptors for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may take of the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Clients at once. One more gets an error and is cut off.
+    pub clients: usize,
+    /// The time for a request to arrive whole, from the connection's start or the last response.
+    pub request: Duration,
+    /// The time for the control thread to answer.
+    pub answer: Duration,
+    /// The time for the client to take a response.
+    pub response: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            clients: 32,
+            request: Duration::from_secs(30),
+            answer: Duration::from_secs(30),
+            response: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why the control socket can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The path is longer than a socket's address can be.
+    #[error(
+        "the control socket's path {} has {octets} octets, {max} are possible: set [control] socket to a shorter path",
+        path.display()
+    )]
+    PathTooLong {
+        /// The socket.
+        path: PathBuf,
+        /// Its length.
+        octets: usize,
+        /// The greatest length.
+        max: usize,
+    },
+    /// Another process serves this socket.
+    #[error(
+        "another {} serves {}: stop it, or set [control] socket to another path",
+        pid.map_or_else(|| "process".to_owned(), |pid| format!("nf-core (pid {pid})")),
+        path.display()
+    )]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+        /// The process, where it is an nf-core.
+        pid: Option<u32>,
+    },
+    /// Something that isn't a socket has the socket's path. It is left alone.
+    #[error("{} is there but is not a socket: remove it, or set [control] socket to another path", path.display())]
+    NotASocket {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The process may not create, write or connect to something that the socket needs.
+    #[error(
+        "no permission to {what} {}: run nf-core as a user who may, or set [control] socket to another path",
+        path.display()
+    )]
+    Permission {
+        /// What was tried.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+    },
+    /// The system refused for another reason.
+    #[error("can't {what} {}: {source}; remove the cause, or set [control] socket to another path", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system has no room for another thread.
+    #[error("can't start the control socket's thread: {0}; raise the limit of processes (ulimit -u, TasksMax)")]
+    Thread(io::Error),
+}
+
+/// What answers requests. It runs on the control thread.
+pub trait Handler {
+    /// Carries a request out and says how it went.
+    fn handle(&mut self, request: Request) -> Response;
+}
+
+/// A request on its way to the control thread.
+struct Call {
+    request: Request,
+    /// When the client is told that there was no answer.
+    deadline: Instant,
+    reply: Sender<Response>,
+}
+
+/// The connected clients: so many are they, and by these handles they are cut off.
+struct Clients {
+    open: bool,
+    next: u64,
+    streams: HashMap<u64, UnixStream>,
+}
+
+fn lock(clients: &Mutex<Clients>) -> MutexGuard<'_, Clients> {
+    clients.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a client off the list when its thread ends, however it ends.
+struct Entry {
+    id: u64,
+    clients: Arc<Mutex<Clients>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.clients).streams.remove(&self.id);
+    }
+}
+
+/// The control socket, served. Dropping it cuts off the clients, ends its threads and removes socket and lock file.
+pub struct ControlServer {
+    calls: Receiver<Call>,
+    clients: Arc<Mutex<Clients>>,
+    /// The listening socket once more: shutting it down wakes the thread that accepts.
+    waker: UnixStream,
+    acceptor: Option<JoinHandle<()>>,
+    socket: Socket,
+}
+
+impl ControlServer {
+    /// Creates the socket and starts to accept clients. Their requests wait for [`ControlServer::poll`].
+    ///
+    /// The socket has the mode 0660 from the moment in which it can be found. A socket that a dead process left behind
+    /// is replaced; a living process' socket is not. A missing directory is created with the mode 0755. Beside the
+    /// socket lies its lock file, `PATH.lock`.
+    ///
+    /// # Errors
+    /// See [`ServerError`]. Nothing is left behind.
+    pub fn bind(path: impl Into<PathBuf>, limits: Limits) -> Result<ControlServer, ServerError> {
+        let (socket, listener) = Socket::create(path.into())?;
+        let waker = listener.try_clone().map_err(|source| socket.error("share", source))?;
+        let waker = UnixStream::from(OwnedFd::from(waker));
+        let clients = Arc::new(Mutex::new(Clients { open: true, next: 0, streams: HashMap::new() }));
+        // Each client has at most one request under way, so there is room for all of them.
+        let (queue, calls) = bounded(limits.clients.max(1));
+        let acceptor = thread::Builder::new()
+            .name("nf-control".to_owned())
+            .spawn({
+                let clients = Arc::clone(&clients);
+                move || accept(&listener, &clients, queue, limits)
+            })
+            .map_err(ServerError::Thread)?;
+        Ok(ControlServer { calls, clients, waker, acceptor: Some(acceptor), socket })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        self.socket.path()
+    }
+
+    /// Lets the handler answer the requests that are there, at most `budget` of them. Returns how many it answered.
+    /// Never blocks.
+    pub fn poll(&self, handler: &mut impl Handler, budget: usize) -> usize {
+        let mut answered = 0;
+        while answered < budget {
+            let Ok(call) = self.calls.try_recv() else { break };
+            // The client was told that there is no answer: to carry it out now would surprise.
+            if Instant::now() >= call.deadline {
+                continue;
+            }
+            // The client may be gone by now: then nobody wants the response.
+            let _ = call.reply.send(handler.handle(call.request));
+            answered += 1;
+        }
+        answered
+    }
+
+    /// Waits for a request, at most for `timeout`. Returns whether there is one.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut select = Select::new();
+        select.recv(&self.calls);
+        select.ready_timeout(timeout).is_ok()
+    }
+}
+
+impl ControlServer {
+    /// Takes no more clients, and shuts down the connections of those that are here.
+    fn cut_off(&self, how: Shutdown) {
+        let mut clients = lock(&self.clients);
+        clients.open = false;
+        // A client that left by itself is cut off already.
+        clients.streams.values().for_each(|stream| drop(stream.shutdown(how)));
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.cut_off(Shutdown::Read);
+        // Shutting a listening socket down wakes the thread that waits in accept(2).
+        let _ = self.waker.shutdown(Shutdown::Both);
+        // Whoever waits for an answer learns that there will be none. The queue ends with the last client's thread.
+        let farewell = Instant::now() + FAREWELL;
+        while self.calls.recv_deadline(farewell).is_ok() {}
+        self.cut_off(Shutdown::Both);
+        while self.calls.recv().is_ok() {}
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+/// Accepts clients until the server is dropped; returns when the last of them is gone.
+fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<Call>, limits: Limits) {
+    thread::scope(|scope| {
+        while lock(clients).open {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if lock(clients).open {
+                        tracing::warn!(%error, "can't accept a client on the control socket");
+                        thread::sleep(ACCEPT_PAUSE);
+                    }
+                    continue;
+                }
+            };
+            let mut connection = Connection::new(stream, limits);
+            let entry = match admit(clients, &connection, limits.clients) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(refusal) => {
+                    connection.send_or_leave(&Response::Error(refusal));
+                    continue;
+                }
+            };
+            let queue = queue.clone();
+            let spawned = thread::Builder::new().name("nf-client".to_owned()).spawn_scoped(scope, move || {
+                let _entry = entry;
+                connection.serve(&queue);
+            });
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "can't start a thread for a client of the control socket");
+            }
+        }
+    });
+}
+
+/// Puts a client on the list. `None` when the server is about to end.
+fn admit(clients: &Arc<Mutex<Clients>>, connection: &Connection, max: usize) -> Result<Option<Entry>, ErrorReport> {
+    let mut list = lock(clients);
+    if !list.open {
+        return Ok(None);
+    }
+    if list.streams.len() >= max {
+        let message = format!("all {max} connections to the control socket are in use: end one, then try again");
+        return Err(ErrorReport { code: ErrorCode::TooManyClients, message });
+    }
+    let stream = connection.handle().map_err(|error| {
+        let message = format!("the control socket has no room for a client: {error}; raise LimitNOFILE of nf-core");
+        ErrorReport { code: ErrorCode::NoRoom, message }
+    })?;
+    let id = list.next;
+    list.next = list.next.wrapping_add(1);
+    list.streams.insert(id, stream);
+    Ok(Some(Entry { id, clients: Arc::clone(clients) }))
+}
+
+#[cfg(test)]
+mod tests;
