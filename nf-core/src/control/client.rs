@@ -5,169 +5,156 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::proto::{ErrorReport, Hello, PROTOCOL, Request, Response};
+use super::proto::{Request, Response, VERSION};
 
-/// How long a client waits for nf-core, unless told otherwise: longer than nf-core waits for its control thread, so that
-/// its own word on the delay arrives.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a client waits for an answer: longer than the server waits for its control thread, so that the server's own
+/// word on the delay arrives.
+const PATIENCE: Duration = Duration::from_secs(25);
 
-/// Why a call failed.
+/// A request that was not answered, or refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// There is no socket.
-    #[error("there is no control socket {}: start nf-core, or name the socket that it serves", .0.display())]
-    NoSocket(PathBuf),
-    /// There is a socket, but nobody listens.
-    #[error("nobody answers on {}: nf-core has died, start it again", .0.display())]
-    NobodyListens(PathBuf),
-    /// This user may not connect.
-    #[error("no permission to use the control socket {}: use root, or a user in the socket's group", .0.display())]
-    Permission(PathBuf),
-    /// The other end speaks another version of the protocol.
+    /// The daemon can't be reached.
+    #[error("no nf-core at {}: {}", path.display(), unreachable_because(error))]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The connection broke, or there was no answer in time. It isn't known whether the request was carried out.
+    #[error("nf-core at {} doesn't answer: {}; its log says why", path.display(), broken_because(error))]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The daemon speaks another version of the protocol.
     #[error(
-        "nf-core {release} on {} speaks control protocol {theirs}, this client {PROTOCOL}: use both of one release",
+        "nf-core at {} speaks version {theirs} of the control protocol, this program version {VERSION}: \
+         use both of the same release",
         path.display()
     )]
     Version {
         /// The socket.
         path: PathBuf,
-        /// nf-core's release.
-        release: String,
-        /// Its protocol.
+        /// The daemon's version.
         theirs: u32,
     },
-    /// There was no answer in time.
-    #[error("nf-core did not answer on {} within {} s: look at its log", path.display(), patience.as_secs_f32())]
-    Timeout {
+    /// The answer makes no sense.
+    #[error(
+        "{} answers in another protocol ({why}): is it nf-core's socket, and is nf-core of the same release?",
+        path.display()
+    )]
+    Protocol {
         /// The socket.
         path: PathBuf,
-        /// How long the client waited.
-        patience: Duration,
-    },
-    /// The connection ended before the answer.
-    #[error("nf-core closed the connection on {} before it answered: look at its log, it may have ended", .0.display())]
-    Closed(PathBuf),
-    /// The other end sent something that isn't a response to the request.
-    #[error("{} did not send an answer of nf-core's: {why}; check that nf-core serves this socket", path.display())]
-    NotAnAnswer {
-        /// The socket.
-        path: PathBuf,
-        /// What is wrong.
+        /// What doesn't fit.
         why: String,
     },
-    /// The system refused.
-    #[error("can't use the control socket {}: {source}; check the path", path.display())]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// nf-core refused the request.
-    #[error("{}", .0.message)]
-    Refused(ErrorReport),
+    /// The daemon refuses; its own words.
+    #[error("{0}")]
+    Refused(String),
 }
 
-/// A connection to nf-core.
+fn unreachable_because(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+            "there is no such socket; is it running, and is --socket the [control] socket of its configuration?"
+        }
+        ErrorKind::ConnectionRefused => "nobody listens there; start it with nf-core run",
+        ErrorKind::PermissionDenied => "this user may not use the socket; run as root or as a member of its group",
+        _ => return error.to_string(),
+    }
+    .to_owned()
+}
+
+fn broken_because(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "the time for it is over".to_owned(),
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            "it closed the connection".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// What each version's [`Status`](super::proto::Status) has in it.
+#[derive(Deserialize)]
+struct Spoken {
+    protocol: u32,
+}
+
+/// A connection to a daemon.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    patience: Duration,
-    stream: BufReader<UnixStream>,
+    reader: BufReader<UnixStream>,
 }
 
 impl Client {
-    /// Connects, and checks that both ends speak the same protocol.
+    /// Connects to the daemon that serves a socket, and checks that it speaks this protocol.
     ///
     /// # Errors
-    /// [`ClientError`]: no socket, nobody there, no permission, all connections in use, another version, no answer.
-    pub fn connect(path: impl Into<PathBuf>) -> Result<Client, ClientError> {
+    /// [`ClientError`]: nobody is there, no permission, another version, or the daemon takes no more clients.
+    pub fn connect(path: &Path) -> Result<Client, ClientError> {
         Client::connect_within(path, PATIENCE)
     }
 
-    /// As [`Client::connect`]; this and each call wait for so long at most.
+    /// As [`Client::connect`]; no read or write waits longer than `patience`.
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub fn connect_within(path: impl Into<PathBuf>, patience: Duration) -> Result<Client, ClientError> {
-        let path = path.into();
-        let stream = UnixStream::connect(&path).map_err(|source| cannot_connect(path.clone(), source))?;
-        stream
-            .set_read_timeout(Some(patience))
-            .and_then(|()| stream.set_write_timeout(Some(patience)))
-            .map_err(|source| ClientError::Io { path: path.clone(), source })?;
-        let mut client = Client { path, patience, stream: BufReader::new(stream) };
-        match client.receive()? {
-            Response::Hello(hello) if hello.protocol == PROTOCOL => Ok(client),
-            Response::Hello(Hello { protocol, version }) => {
-                Err(ClientError::Version { path: client.path, release: version, theirs: protocol })
-            }
-            Response::Error(error) => Err(ClientError::Refused(error)),
-            _ => Err(client.not_an_answer("it does not introduce itself")),
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Client, ClientError> {
+        let failed = |error| ClientError::Connect { path: path.to_owned(), error };
+        let stream = UnixStream::connect(path).map_err(failed)?;
+        stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))).map_err(failed)?;
+        let mut client = Client { path: path.to_owned(), reader: BufReader::new(stream) };
+        match client.call(&Request::Status {})? {
+            Spoken { protocol: VERSION } => Ok(client),
+            Spoken { protocol: theirs } => Err(ClientError::Version { path: client.path, theirs }),
         }
     }
 
-    /// The socket.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Has nf-core carry out a request. The answer is never [`Response::Error`], that is an error here.
+    /// Sends a request and waits for its answer.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] if nf-core refused the request; any other if it isn't known what became of it.
-    pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
-        // It may have a key in it.
-        let mut line = Zeroizing::new(Vec::with_capacity(4096));
-        serde_json::to_writer(&mut *line, request).map_err(|error| self.broken(error.into()))?;
-        line.push(b'\n');
-        let sent = self.stream.get_mut().write_all(&line);
-        // A server that ends the connection says why before it does.
-        match (sent, self.receive()) {
-            (_, Ok(Response::Error(error))) => Err(ClientError::Refused(error)),
-            (Ok(()), answer) => answer,
-            (Err(error), _) => Err(self.broken(error)),
+    /// [`ClientError::Refused`] in the daemon's words; any other if it isn't known what became of the request.
+    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
+        let path = self.path.clone();
+        let protocol = |error: serde_json::Error| ClientError::Protocol { path, why: error.to_string() };
+        // With a key in it, perhaps. The room is for the largest SA, so that none of it is left in freed memory.
+        let mut line = Zeroizing::new(Vec::with_capacity(1 << 14));
+        if let Err(error) = serde_json::to_writer(&mut *line, request) {
+            return Err(protocol(error));
         }
-    }
-
-    /// The error for a response that doesn't belong to the request.
-    pub fn unexpected(&self) -> ClientError {
-        self.not_an_answer("the answer belongs to another request")
+        line.push(b'\n');
+        // A daemon that hangs up says why before it does.
+        let sent = self.reader.get_mut().write_all(&line);
+        match (sent, self.receive()?) {
+            (_, Response::Error(message)) => Err(ClientError::Refused(message)),
+            (Ok(()), Response::Ok(content)) => serde_json::from_value(content).map_err(protocol),
+            (Err(error), Response::Ok(_)) => Err(self.broken(error)),
+        }
     }
 
     fn receive(&mut self) -> Result<Response, ClientError> {
-        let mut line = String::new();
-        match self.stream.read_line(&mut line) {
-            Ok(_) if line.ends_with('\n') => {}
-            Ok(_) => return Err(ClientError::Closed(self.path.clone())),
-            Err(error) if error.kind() == ErrorKind::InvalidData => return Err(self.not_an_answer("it is not UTF-8")),
-            Err(error) => return Err(self.broken(error)),
-        }
-        serde_json::from_str(&line).map_err(|error| self.not_an_answer(&error.to_string()))
-    }
-
-    fn not_an_answer(&self, why: &str) -> ClientError {
-        ClientError::NotAnAnswer { path: self.path.clone(), why: why.to_owned() }
-    }
-
-    fn broken(&self, source: io::Error) -> ClientError {
-        let path = self.path.clone();
-        match source.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => ClientError::Timeout { path, patience: self.patience },
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => ClientError::Closed(path),
-            _ => ClientError::Io { path, source },
+        let mut line = Vec::new();
+        match self.reader.read_until(b'\n', &mut line) {
+            Ok(_) if line.ends_with(b"\n") => serde_json::from_slice(&line)
+                .map_err(|error| ClientError::Protocol { path: self.path.clone(), why: error.to_string() }),
+            Ok(_) => Err(self.broken(ErrorKind::UnexpectedEof.into())),
+            Err(error) => Err(self.broken(error)),
         }
     }
-}
 
-fn cannot_connect(path: PathBuf, source: io::Error) -> ClientError {
-    match source.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => ClientError::NoSocket(path),
-        ErrorKind::ConnectionRefused => ClientError::NobodyListens(path),
-        ErrorKind::PermissionDenied => ClientError::Permission(path),
-        _ => ClientError::Io { path, source },
+    fn broken(&self, error: io::Error) -> ClientError {
+        ClientError::Io { path: self.path.clone(), error }
     }
 }
 
@@ -178,16 +165,18 @@ mod tests {
     // Against a real server: in the server's tests. Root is never refused, so this can't be there.
     #[test]
     fn no_permission_names_the_group() {
-        let error = cannot_connect("/run/nf.sock".into(), io::Error::from(ErrorKind::PermissionDenied)).to_string();
-        assert_eq!(
-            error,
-            "no permission to use the control socket /run/nf.sock: use root, or a user in the socket's group"
-        );
+        let error = io::Error::from(ErrorKind::PermissionDenied);
+        let error = ClientError::Connect { path: "/run/nf.sock".into(), error }.to_string();
+        let wanted = "no nf-core at /run/nf.sock: \
+                      this user may not use the socket; run as root or as a member of its group";
+        assert_eq!(error, wanted);
     }
 
     #[test]
-    fn a_path_that_no_socket_can_have_is_an_error() {
-        assert!(matches!(Client::connect("x".repeat(200)), Err(ClientError::Io { .. })));
-        assert!(matches!(Client::connect("/dev/null/nf.sock"), Err(ClientError::NoSocket(_))));
+    fn paths_that_no_socket_can_have() {
+        let long = Client::connect(Path::new(&"x".repeat(200))).unwrap_err();
+        assert!(long.to_string().contains("shorter than SUN_LEN"), "{long}");
+        let below_a_file = Client::connect(Path::new("/dev/null/nf.sock")).unwrap_err();
+        assert!(below_a_file.to_string().contains("there is no such socket"), "{below_a_file}");
     }
 }

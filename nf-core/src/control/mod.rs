@@ -1,9 +1,11 @@
-//! The control socket: how an operator's tool talks to a running network function.
+//! The control thread: its state, and the socket over which operators reach it.
 //!
-//! [`proto`] says what goes over the socket, [`server`] does the I/O beside the control thread, [`client`] is the other
-//! end. No thread of this module touches a packet or an SA: a request travels to the control thread over a bounded
-//! queue, and the control thread answers it between its other duties.
+//! [`proto`] says what goes over the socket. [`server`] does the I/O on threads of its own, [`client`] is the other end.
+//! No thread of the socket touches a packet or an SA: a request travels to the control thread over a bounded queue, and
+//! [`handler`] answers it there from what [`controller`] keeps.
 
 pub mod client;
+pub mod controller;
+pub mod handler;
 pub mod proto;
 pub mod server;

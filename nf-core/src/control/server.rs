@@ -1,13 +1,14 @@
 //! The server's end of the control socket.
 //!
 //! One thread accepts clients, one more a client reads its requests and writes the responses. Those threads do nothing
-//! else: a request goes over a bounded queue to the control thread, which answers it in [`ControlServer::poll`]. So a
+//! else: a request goes over a bounded queue to the control thread, which answers it in [`ControlServer::serve`]. So a
 //! slow, silent or hostile client holds up nobody but itself, and that for a bounded time ([`Limits`]).
 
 mod connection;
 mod socket;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -17,14 +18,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Select, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::proto::{ErrorCode, ErrorReport, Request, Response};
+use super::proto::{Request, Response};
 use connection::Connection;
 use socket::Socket;
 
 /// How long clients that are cut off at the end get to read a last response.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Requests that are answered before the control thread has its turn again.
+const REQUESTS_PER_TURN: usize = 64;
 
 /// How long to wait before the next try when a client can't be accepted, for want of file descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -47,7 +51,7 @@ impl Default for Limits {
         Limits {
             clients: 32,
             request: Duration::from_secs(30),
-            answer: Duration::from_secs(30),
+            answer: Duration::from_secs(20),
             response: Duration::from_secs(10),
         }
     }
@@ -58,7 +62,7 @@ impl Default for Limits {
 pub enum ServerError {
     /// The path is longer than a socket's address can be.
     #[error(
-        "the control socket's path {} has {octets} octets, {max} are possible: set [control] socket to a shorter path",
+        "the control socket's path {} has {octets} octets: set [control] socket to one with {max} octets at most",
         path.display()
     )]
     PathTooLong {
@@ -150,6 +154,12 @@ impl Drop for Entry {
     }
 }
 
+impl fmt::Debug for ControlServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlServer").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
 /// The control socket, served. Dropping it cuts off the clients, ends its threads and removes socket and lock file.
 pub struct ControlServer {
     calls: Receiver<Call>,
@@ -161,7 +171,7 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Creates the socket and starts to accept clients. Their requests wait for [`ControlServer::poll`].
+    /// Creates the socket and starts to accept clients. Their requests wait for [`ControlServer::serve`].
     ///
     /// The socket has the mode 0660 from the moment in which it can be found. A socket that a dead process left behind
     /// is replaced; a living process' socket is not. A missing directory is created with the mode 0755. Beside the
@@ -169,8 +179,16 @@ impl ControlServer {
     ///
     /// # Errors
     /// See [`ServerError`]. Nothing is left behind.
-    pub fn bind(path: impl Into<PathBuf>, limits: Limits) -> Result<ControlServer, ServerError> {
-        let (socket, listener) = Socket::create(path.into())?;
+    pub fn bind(path: &Path) -> Result<ControlServer, ServerError> {
+        ControlServer::bind_with(path, Limits::default())
+    }
+
+    /// As [`ControlServer::bind`], with other limits.
+    ///
+    /// # Errors
+    /// As [`ControlServer::bind`].
+    pub fn bind_with(path: &Path, limits: Limits) -> Result<ControlServer, ServerError> {
+        let (socket, listener) = Socket::create(path.to_owned())?;
         let waker = listener.try_clone().map_err(|source| socket.error("share", source))?;
         let waker = UnixStream::from(OwnedFd::from(waker));
         let clients = Arc::new(Mutex::new(Clients { open: true, next: 0, streams: HashMap::new() }));
@@ -191,28 +209,20 @@ impl ControlServer {
         self.socket.path()
     }
 
-    /// Lets the handler answer the requests that are there, at most `budget` of them. Returns how many it answered.
-    /// Never blocks.
-    pub fn poll(&self, handler: &mut impl Handler, budget: usize) -> usize {
-        let mut answered = 0;
-        while answered < budget {
-            let Ok(call) = self.calls.try_recv() else { break };
-            // The client was told that there is no answer: to carry it out now would surprise.
-            if Instant::now() >= call.deadline {
-                continue;
+    /// Waits for a request, at most for a time, and has it and those that came with it answered. However many clients
+    /// ask, this ends after a bounded number of requests.
+    pub fn serve(&self, handler: &mut impl Handler, wait: Duration) {
+        let mut next = self.calls.recv_timeout(wait).ok();
+        let mut left = REQUESTS_PER_TURN;
+        while let Some(Call { request, deadline, reply }) = next {
+            // Once the client was told that there is no answer, to carry it out would surprise.
+            if Instant::now() < deadline {
+                // The client may be gone by now: then nobody wants the response.
+                let _ = reply.send(handler.handle(request));
             }
-            // The client may be gone by now: then nobody wants the response.
-            let _ = call.reply.send(handler.handle(call.request));
-            answered += 1;
+            left -= 1;
+            next = if left > 0 { self.calls.try_recv().ok() } else { None };
         }
-        answered
-    }
-
-    /// Waits for a request, at most for `timeout`. Returns whether there is one.
-    pub fn wait(&self, timeout: Duration) -> bool {
-        let mut select = Select::new();
-        select.recv(&self.calls);
-        select.ready_timeout(timeout).is_ok()
     }
 }
 
@@ -261,7 +271,7 @@ fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
                 Err(refusal) => {
-                    connection.send_or_leave(&Response::Error(refusal));
+                    connection.send_or_leave(&refusal);
                     continue;
                 }
             };
@@ -278,18 +288,18 @@ fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<
 }
 
 /// Puts a client on the list. `None` when the server is about to end.
-fn admit(clients: &Arc<Mutex<Clients>>, connection: &Connection, max: usize) -> Result<Option<Entry>, ErrorReport> {
+fn admit(clients: &Arc<Mutex<Clients>>, connection: &Connection, max: usize) -> Result<Option<Entry>, Response> {
     let mut list = lock(clients);
     if !list.open {
         return Ok(None);
     }
     if list.streams.len() >= max {
-        let message = format!("all {max} connections to the control socket are in use: end one, then try again");
-        return Err(ErrorReport { code: ErrorCode::TooManyClients, message });
+        let message = format!("{max} clients are connected, which is the limit: end one of them, then try again");
+        return Err(Response::Error(message));
     }
     let stream = connection.handle().map_err(|error| {
         let message = format!("the control socket has no room for a client: {error}; raise LimitNOFILE of nf-core");
-        ErrorReport { code: ErrorCode::NoRoom, message }
+        Response::Error(message)
     })?;
     let id = list.next;
     list.next = list.next.wrapping_add(1);

@@ -6,10 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, TrySendError, bounded};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{Call, Limits};
-use crate::control::proto::{ErrorCode, Hello, MAX_REQUEST, PROTOCOL, Request, Response};
+use crate::control::proto::{MAX_LINE, Request, Response};
 
 /// How much is read at once, in octets.
 const CHUNK: usize = 8192;
@@ -18,7 +18,7 @@ const CHUNK: usize = 8192;
 enum Line {
     /// A line, without its newline. It is zeroised when dropped: it may have a key in it.
     Whole(Zeroizing<Vec<u8>>),
-    /// A line of more than [`MAX_REQUEST`] octets. It was skipped.
+    /// More than [`MAX_LINE`] octets without an end.
     TooLong,
     /// Nothing more: the client closed its end, perhaps inside a line.
     End { inside_a_line: bool },
@@ -55,30 +55,24 @@ impl Connection {
     }
 
     fn converse(&mut self, queue: &Sender<Call>) -> io::Result<()> {
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.send(&Response::Hello(Hello { protocol: PROTOCOL, version }))?;
         loop {
-            let response = match self.receive()? {
-                Line::Whole(line) => match Request::decode(&line) {
-                    Ok(request) => ask(queue, request, self.limits.answer),
-                    Err(error) => Response::Error(error),
-                },
-                Line::TooLong => Response::error(
-                    ErrorCode::RequestTooLong,
-                    format!("the request has more than {MAX_REQUEST} octets: split it into smaller ones"),
-                ),
-                Line::End { inside_a_line: false } => return Ok(()),
-                Line::End { inside_a_line: true } => {
-                    let message = "the last request has no newline: end each request with one";
-                    return self.send(&Response::error(ErrorCode::BadRequest, message));
+            let last_word = match self.receive()? {
+                Line::Whole(line) => {
+                    let response = match Request::decode(&line) {
+                        Ok(request) => ask(queue, request, self.limits.answer),
+                        Err(message) => Response::Error(message),
+                    };
+                    self.send(&response)?;
+                    continue;
                 }
+                Line::End { inside_a_line: false } => return Ok(()),
+                Line::End { inside_a_line: true } => "the last request has no newline: end each with one".to_owned(),
+                Line::TooLong => format!("the request is longer than {MAX_LINE} octets: split it"),
                 Line::Late => {
-                    let seconds = self.limits.request.as_secs_f32();
-                    let message = format!("no whole request came within {seconds} s: connect again");
-                    return self.send(&Response::error(ErrorCode::Timeout, message));
+                    format!("no whole request came within {} s: connect again", self.limits.request.as_secs_f32())
                 }
             };
-            self.send(&response)?;
+            return self.send(&Response::Error(last_word));
         }
     }
 
@@ -86,27 +80,21 @@ impl Connection {
     fn receive(&mut self) -> io::Result<Line> {
         let deadline = Instant::now() + self.limits.request;
         let mut scanned = 0;
-        let mut too_long = false;
         loop {
             if let Some(length) = self.buffer.iter().skip(scanned).position(|octet| *octet == b'\n') {
                 let line = self.take_line(scanned + length);
-                return Ok(match too_long || line.len() >= MAX_REQUEST {
-                    true => Line::TooLong,
-                    false => Line::Whole(line),
-                });
+                return Ok(if line.len() < MAX_LINE { Line::Whole(line) } else { Line::TooLong });
             }
             scanned = self.buffer.len();
-            if scanned >= MAX_REQUEST {
-                self.buffer.zeroize();
-                scanned = 0;
-                too_long = true;
+            if scanned >= MAX_LINE {
+                return Ok(Line::TooLong);
             }
             match remaining(deadline) {
                 Some(time) => self.stream.set_read_timeout(Some(time))?,
                 None => return Ok(Line::Late),
             }
             match self.fill() {
-                Ok(0) => return Ok(Line::End { inside_a_line: too_long || !self.buffer.is_empty() }),
+                Ok(0) => return Ok(Line::End { inside_a_line: !self.buffer.is_empty() }),
                 Ok(_) => {}
                 Err(error) if is_timeout(&error) => return Ok(Line::Late),
                 Err(error) => return Err(error),
@@ -181,12 +169,11 @@ fn ask(queue: &Sender<Call>, request: Request, patience: Duration) -> Response {
 }
 
 fn busy(why: &str) -> Response {
-    let message = format!("nf-core's control thread is busy: {why}; look at nf-core's log, then try again");
-    Response::error(ErrorCode::Busy, message)
+    Response::Error(format!("nf-core's control thread is busy: {why}; look at nf-core's log, then try again"))
 }
 
 fn shutting_down() -> Response {
-    Response::error(ErrorCode::ShuttingDown, "nf-core is shutting down: connect again once it has been restarted")
+    Response::Error("nf-core is shutting down: try again once it has been started again".to_owned())
 }
 
 /// The time that is left, unless none is.

@@ -1,0 +1,29 @@
+# Each target is short on purpose: what a target needs is in scripts/ or in cargo.
+CARGO ?= cargo
+OUT   ?= target/run
+
+.PHONY: run test deps build lint doc clean
+
+run: build            ## play a sample capture through nf-core and show what became of it
+	scripts/run-sample.sh $(OUT)
+
+test: deps lint doc   ## every test there is
+	$(CARGO) build --workspace --all-targets
+	$(CARGO) test --workspace
+
+build: deps           ## the three programs, optimised
+	$(CARGO) build --release --workspace
+
+deps:                 ## install the Debian packages that are missing
+	scripts/deps.sh
+
+lint:                 ## formatting and lints, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p nf-core --no-default-features --all-targets -- -D warnings
+
+doc:                  ## the API documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,146 @@
+//! A burst of packets on its way through the gates, with each packet's fate.
+
+use arrayvec::ArrayVec;
+
+use crate::counters::Consumed;
+use crate::drop::DropReason;
+use crate::lanes::{BURST, Lane, Lanes};
+use crate::packet::Packet;
+use crate::plugin::Gate;
+use crate::types::PortIndex;
+
+/// What becomes of a packet. Each gets exactly one fate besides `Pending`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// Still on its way.
+    Pending,
+    /// Leaves on this port.
+    Send(PortIndex),
+    /// Ends here by design.
+    Consumed(Consumed),
+    /// Ends here for this reason.
+    Dropped(DropReason),
+    /// A fragment for the reassembler, which owns its buffer from here on.
+    Reassemble,
+}
+
+/// A burst of packets. Reused by nobody: it lives as long as the borrow of the packets' buffers.
+#[derive(Debug)]
+pub struct Batch<'p> {
+    packets: ArrayVec<Packet<'p>, BURST>,
+    fates: [Fate; BURST],
+    /// The lanes that wait at each gate.
+    waiting: [Lanes; Gate::COUNT],
+    /// The lanes that a plugin has sent, dropped or consumed since the last look.
+    moved: Lanes,
+}
+
+impl Default for Batch<'_> {
+    fn default() -> Self {
+        Batch {
+            packets: ArrayVec::new(),
+            fates: [Fate::Pending; BURST],
+            waiting: [Lanes::NONE; Gate::COUNT],
+            moved: Lanes::NONE,
+        }
+    }
+}
+
+impl<'p> Batch<'p> {
+    /// Adds a received packet; none, and the packet isn't in it, when [`BURST`] are in.
+    pub fn push(&mut self, packet: Packet<'p>) -> Option<Lane> {
+        let lane = Lane::new(self.packets.len())?;
+        self.packets.try_push(packet).ok()?;
+        Some(lane)
+    }
+
+    /// All packets' lanes.
+    #[inline]
+    pub fn lanes(&self) -> Lanes {
+        Lanes::first_n(self.packets.len())
+    }
+
+    /// The packet in a lane of this batch.
+    ///
+    /// # Panics
+    /// With a lane that is not of this batch; [`Batch::lanes`] and the lanes that a plugin is handed always are.
+    #[inline]
+    pub fn packet(&self, lane: Lane) -> &Packet<'p> {
+        &self.packets[lane.index()]
+    }
+
+    /// The packet in a lane of this batch, to be changed.
+    ///
+    /// # Panics
+    /// As [`Batch::packet`].
+    #[inline]
+    pub fn packet_mut(&mut self, lane: Lane) -> &mut Packet<'p> {
+        &mut self.packets[lane.index()]
+    }
+
+    /// All packets at once, by lane, for stages that need several of them mutably.
+    #[inline]
+    pub fn packets_mut(&mut self) -> &mut [Packet<'p>] {
+        &mut self.packets
+    }
+
+    /// What became of the packet in a lane.
+    #[inline]
+    pub fn fate(&self, lane: Lane) -> Fate {
+        self.fates[lane.index()]
+    }
+
+    /// Drops the packet. This is the only way to lose one. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn drop(&mut self, lane: Lane, why: DropReason) {
+        self.settle(lane, Fate::Dropped(why));
+    }
+
+    /// Ends the packet's way here by design. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn consume(&mut self, lane: Lane, why: Consumed) {
+        self.settle(lane, Fate::Consumed(why));
+    }
+
+    /// Lets the packet leave on a port, past the gates that are left. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn transmit(&mut self, lane: Lane, port: PortIndex) {
+        self.settle(lane, Fate::Send(port));
+    }
+
+    /// Hands a fragment to the reassembler. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn reassemble(&mut self, lane: Lane) {
+        self.settle(lane, Fate::Reassemble);
+    }
+
+    /// Sends the packet to a gate. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn send_to(&mut self, lane: Lane, gate: Gate) {
+        if self.fates[lane.index()] == Fate::Pending {
+            self.waiting[gate.index()].insert(lane);
+            self.moved.insert(lane);
+        }
+    }
+
+    #[inline]
+    fn settle(&mut self, lane: Lane, fate: Fate) {
+        let place = &mut self.fates[lane.index()];
+        if *place == Fate::Pending {
+            *place = fate;
+            self.moved.insert(lane);
+        }
+    }
+
+    /// Takes the lanes that wait at a gate.
+    #[inline]
+    pub(crate) fn take_waiting(&mut self, gate: Gate) -> Lanes {
+        std::mem::take(&mut self.waiting[gate.index()])
+    }
+
+    /// Takes the lanes that were moved since the last call.
+    #[inline]
+    pub(crate) fn take_moved(&mut self) -> Lanes {
+        std::mem::take(&mut self.moved)
+    }
+}

@@ -1,0 +1,73 @@
+//! Where a received packet goes: ESP to us on to its gate, the host's own traffic to the exception port.
+
+use crate::batch::Batch;
+use crate::config::PortRole;
+use crate::core::CoreCx;
+use crate::counters::Consumed;
+use crate::drop::DropReason;
+use crate::lanes::{Lane, Lanes};
+use crate::plugin::Gate;
+use crate::wire::{IpVersion, Kind};
+
+/// Sends each packet on its way, by what it is, where it is for, and which port it came from.
+pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
+    for lane in lanes {
+        match core.net.port(batch.packet(lane).port()).map(|port| port.role) {
+            Some(PortRole::Unprotected) => from_unprotected(core, batch, lane),
+            Some(PortRole::Protected) => from_protected(core, batch, lane),
+            // The host's stack sends: out to the network with it.
+            Some(PortRole::Exception) | None => match core.net.first(PortRole::Unprotected) {
+                Some(port) => batch.transmit(lane, port),
+                None => batch.drop(lane, DropReason::NoRoute),
+            },
+        }
+    }
+}
+
+fn from_unprotected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane) {
+    let packet = batch.packet(lane);
+    let headers = packet.headers();
+    if headers.kind == Kind::Other {
+        return except(core, batch, lane, DropReason::NotForUs);
+    }
+    let for_us = headers.dst(packet.data()).is_some_and(|dst| core.net.is_local(dst));
+    match headers.kind {
+        Kind::Esp | Kind::EspInUdp if for_us => batch.send_to(lane, Gate::EspInput),
+        Kind::Fragment if for_us => batch.reassemble(lane),
+        Kind::NatKeepalive if for_us => batch.consume(lane, Consumed::NatKeepalive),
+        Kind::Faulty(reason) if for_us => batch.drop(lane, reason),
+        Kind::Esp if headers.version() == Some(IpVersion::V4) => {
+            except(core, batch, lane, DropReason::TransitUnknownSpiV4);
+        }
+        _ => except(core, batch, lane, DropReason::NotForUs),
+    }
+}
+
+fn from_protected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane) {
+    let packet = batch.packet(lane);
+    let headers = packet.headers();
+    let for_us = headers.dst(packet.data()).is_some_and(|dst| core.net.is_local(dst));
+    match headers.kind {
+        Kind::Esp | Kind::EspInUdp if for_us => not_enabled(batch, [lane].into_iter().collect()),
+        _ => except(core, batch, lane, DropReason::NotForUs),
+    }
+}
+
+/// To the host's stack, or dropped for `reason` where there is no way to it.
+fn except(core: &CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, reason: DropReason) {
+    match core.net.first(PortRole::Exception) {
+        Some(port) => batch.transmit(lane, port),
+        None => batch.drop(lane, reason),
+    }
+}
+
+/// Drops ESP for which nothing is bound that would decapsulate it.
+pub fn not_enabled(batch: &mut Batch<'_>, lanes: Lanes) {
+    for lane in lanes {
+        let reason = match batch.packet(lane).headers().version() {
+            Some(IpVersion::V6) => DropReason::NotEnabledV6,
+            _ => DropReason::NotEnabledV4,
+        };
+        batch.drop(lane, reason);
+    }
+}

@@ -1,0 +1,618 @@
+//! nf.toml: read, checked, and turned into types that can't be wrong.
+//!
+//! Every error is one line for an operator: file, line, table, field, what is wrong and what would be right. It never
+//! quotes the line itself, which may hold a key.
+
+mod lines;
+mod raw;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use crate::crypto::EngineChoice;
+use crate::notify::NotifyConfig;
+use crate::plugin::{Filter, Gate};
+use crate::prefix::Prefix;
+use crate::sa::spec::{FieldError, SaParams, names};
+use crate::types::Nanos;
+use crate::wire::ethernet::MacAddr;
+
+pub use raw::FilterSpec;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `[eal]`
+    pub eal: Eal,
+    /// `[control]`
+    pub control: Control,
+    /// `[notify]`
+    pub notify: Notify,
+    /// `[recovery]`
+    pub recovery: Recovery,
+    /// `[crypto]`
+    pub crypto: Crypto,
+    /// `[sad]`
+    pub sad: Sad,
+    /// `[reassembly]`
+    pub reassembly: Reassembly,
+    /// `[[port]]`
+    pub ports: Vec<Port>,
+    /// `[[local]]`
+    pub local: Vec<Local>,
+    /// `[[peer]]`
+    pub peers: Vec<Peer>,
+    /// `[[sa]]`
+    pub sas: Vec<SaParams>,
+    /// `[[plugin]]`
+    pub plugins: Vec<Plugin>,
+}
+
+/// DPDK's environment and the worker cores.
+#[derive(Clone, Debug)]
+pub struct Eal {
+    /// Arguments for EAL, such as `--no-huge` or `--vdev=net_null0`.
+    pub args: Vec<String>,
+    /// CPUs that workers run on, one each.
+    pub cores: Vec<u16>,
+    /// Packet buffers.
+    pub mbufs: u32,
+    /// What a worker does when there is no traffic.
+    pub idle: Idle,
+}
+
+impl Default for Eal {
+    fn default() -> Self {
+        Eal { args: Vec::new(), cores: vec![0], mbufs: 8192, idle: Idle::Spin }
+    }
+}
+
+names! {
+    /// What a worker does when there is no traffic.
+    Idle "idle" {
+        /// Polls on: least delay, a core's full power.
+        Spin = "spin",
+        /// Sleeps some microseconds: for virtual ports on shared machines.
+        Sleep = "sleep",
+    }
+}
+
+/// The control socket.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Its path.
+    pub socket: PathBuf,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Control { socket: PathBuf::from("/run/nf-core/nf-core.sock") }
+    }
+}
+
+/// Reports of invalid SPIs.
+#[derive(Clone, Debug)]
+pub struct Notify {
+    /// Seconds between two messages about the same flow.
+    pub inv_spi_interval_s: u64,
+    /// Messages a minute over all flows.
+    pub budget_per_min: u32,
+    /// Flows that are remembered.
+    pub max_flows: usize,
+    /// Whether messages end in `, input interface=NAME`.
+    pub input_interface: bool,
+    /// Where to send syslog messages (RFC 5424).
+    pub syslog: Option<SyslogTarget>,
+    /// Whether to write to the systemd journal.
+    pub journald: bool,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Notify {
+            inv_spi_interval_s: 60,
+            budget_per_min: 120,
+            max_flows: 4096,
+            input_interface: false,
+            syslog: None,
+            journald: false,
+        }
+    }
+}
+
+impl Notify {
+    /// The limits of the messages.
+    pub fn limits(&self) -> NotifyConfig {
+        NotifyConfig {
+            interval: Nanos::from_secs(self.inv_spi_interval_s).0,
+            budget_per_min: self.budget_per_min,
+            max_flows: self.max_flows,
+            input_interface: self.input_interface,
+        }
+    }
+}
+
+/// Where a syslog daemon listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SyslogTarget {
+    /// A datagram socket, `unix:/dev/log`.
+    Unix(PathBuf),
+    /// UDP, `udp:192.0.2.1:514` (RFC 5426).
+    Udp(SocketAddr),
+}
+
+impl FromStr for SyslogTarget {
+    type Err = FieldError;
+
+    fn from_str(text: &str) -> Result<SyslogTarget, FieldError> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(SyslogTarget::Unix(path.into()));
+        }
+        if let Some(Ok(address)) = text.strip_prefix("udp:").map(str::parse) {
+            return Ok(SyslogTarget::Udp(address));
+        }
+        let message =
+            format_args!("`{text}` is neither `unix:/PATH`, such as unix:/dev/log, nor `udp:ADDRESS:PORT`").to_string();
+        Err(FieldError::new("syslog", message))
+    }
+}
+
+/// Recovery from invalid SPIs.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// Whether a new IKE SA may be started because of an invalid SPI; off by default, as on IOS.
+    pub invalid_spi_recovery: bool,
+}
+
+/// Cryptography.
+#[derive(Clone, Debug, Default)]
+pub struct Crypto {
+    /// The engine.
+    pub engine: EngineChoice,
+}
+
+/// The SA database.
+#[derive(Clone, Debug)]
+pub struct Sad {
+    /// SAs at most, counting deleted ones that are still remembered.
+    pub capacity: usize,
+    /// Seconds for which a deleted SA is remembered.
+    pub deleted_memory_s: u64,
+}
+
+impl Default for Sad {
+    fn default() -> Self {
+        Sad { capacity: 65_536, deleted_memory_s: 30 }
+    }
+}
+
+/// Reassembly of outer fragments.
+#[derive(Clone, Debug)]
+pub struct Reassembly {
+    /// Whether fragments are reassembled; else they are dropped.
+    pub enabled: bool,
+    /// Datagrams that may be incomplete at a time, for each core.
+    pub max_flows: u32,
+    /// Milliseconds that a datagram may stay incomplete.
+    pub timeout_ms: u64,
+}
+
+impl Default for Reassembly {
+    fn default() -> Self {
+        Reassembly { enabled: true, max_flows: 1024, timeout_ms: 2000 }
+    }
+}
+
+names! {
+    /// What a port is for.
+    PortRole "role" {
+        /// Towards the peers: ESP comes in here.
+        Unprotected = "unprotected",
+        /// Towards the protected network: decapsulated packets leave here.
+        Protected = "protected",
+        /// To the host's own stack: IKE, ARP and all else that isn't ours.
+        Exception = "exception",
+    }
+}
+
+/// A port.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// DPDK's name of it: a vdev's, or a PCI address.
+    pub name: String,
+    /// What it is for.
+    pub role: PortRole,
+    /// Destination of the frames that leave on it; without one they keep the addresses that they came with.
+    pub next_hop_mac: Option<MacAddr>,
+    /// Receive queues; without it one for each core, as far as the port can.
+    pub rx_queues: Option<u16>,
+    /// The largest IP packet; without it the driver's default.
+    pub mtu: Option<u16>,
+}
+
+/// An address of ours.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// The address.
+    pub address: IpAddr,
+}
+
+names! {
+    /// What kind of configuration a peer has, in Cisco's terms.
+    PeerKind "kind" {
+        /// A crypto map with the peer's address.
+        StaticMap = "static-map",
+        /// A crypto map for any peer.
+        DynamicMap = "dynamic-map",
+        /// A static virtual tunnel interface.
+        Svti = "svti",
+        /// Point-to-point GRE with tunnel protection.
+        GreP2p = "gre-p2p",
+        /// Multipoint GRE, the peer mapped statically in NHRP.
+        MgreStatic = "mgre-static",
+        /// Multipoint GRE, the peer known by NHRP registration.
+        MgreDynamic = "mgre-dynamic",
+        /// An EzVPN client.
+        EzvpnClient = "ezvpn-client",
+    }
+}
+
+impl PeerKind {
+    /// Whether the peer's address is explicit in the configuration, so that an IKE SA may be started to it.
+    pub const fn may_initiate(self) -> bool {
+        match self {
+            PeerKind::StaticMap | PeerKind::Svti | PeerKind::GreP2p | PeerKind::MgreStatic => true,
+            PeerKind::DynamicMap | PeerKind::MgreDynamic | PeerKind::EzvpnClient => false,
+        }
+    }
+}
+
+names! {
+    /// The version of IKE.
+    IkeVersion "ike" {
+        /// IKEv1 (RFC 2409).
+        V1 = "v1",
+        /// IKEv2 (RFC 7296).
+        V2 = "v2",
+    }
+}
+
+/// A peer.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its address, or the network that it may come from.
+    pub address: Option<Prefix>,
+    /// Its kind.
+    pub kind: PeerKind,
+    /// Its IKE.
+    pub ike: IkeVersion,
+    /// The file with the pre-shared key.
+    pub psk_file: Option<PathBuf>,
+    /// Our identity towards it.
+    pub local_id: Option<String>,
+    /// Its identity.
+    pub remote_id: Option<String>,
+}
+
+/// A plugin instance and its bindings.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    /// The instance's name.
+    pub instance: String,
+    /// The plugin's name.
+    pub plugin: String,
+    /// The instance's settings.
+    pub settings: Value,
+    /// Where it is bound.
+    pub bind: Vec<Bind>,
+}
+
+/// A binding of a plugin instance.
+#[derive(Clone, Debug)]
+pub struct Bind {
+    /// The gate.
+    pub gate: Gate,
+    /// The packets.
+    pub filter: Filter,
+    /// Lower ones are run first.
+    pub priority: u16,
+}
+
+/// A configuration that can't be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    file: PathBuf,
+    line: Option<usize>,
+    message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ConfigError {
+    /// The line, counted from 1, where the error has one.
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let error = |message: String| ConfigError { file: path.to_owned(), line: None, message };
+        let octets = std::fs::read(path).map_err(|e| {
+            error(match e.kind() {
+                std::io::ErrorKind::NotFound => "there is no such file; name one with --config".to_owned(),
+                std::io::ErrorKind::PermissionDenied => {
+                    "may not be read by this user; check its permissions".to_owned()
+                }
+                std::io::ErrorKind::IsADirectory => "is a directory; name the file in it".to_owned(),
+                _ => format!("can't be read: {e}"),
+            })
+        })?;
+        let text = String::from_utf8(octets).map_err(|e| {
+            let line = e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|c| **c == b'\n').count() + 1;
+            ConfigError {
+                file: path.to_owned(),
+                line: Some(line),
+                message: "holds octets that aren't UTF-8 text".to_owned(),
+            }
+        })?;
+        Config::parse(&text, path)
+    }
+
+    /// Checks a text; `file` is for messages.
+    pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
+        raw::parse(text).map_err(|(line, message)| ConfigError { file: file.to_owned(), line, message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SAMPLE: &str = r#"
+[eal]
+args = ["--no-huge", "-m", "256"]
+cores = [0, 1]
+idle = "sleep"
+
+[control]
+socket = "/tmp/nf.sock"
+
+[notify]
+inv_spi_interval_s = 30
+syslog = "unix:/dev/log"
+
+[recovery]
+invalid_spi_recovery = true
+
+[crypto]
+engine = "aes-gcm"
+
+[[port]]
+name = "net_pcap0"
+role = "unprotected"
+
+[[port]]
+name = "net_null0"
+role = "protected"
+next_hop_mac = "02:00:00:00:00:01"
+
+[[local]]
+address = "10.10.1.2"
+
+[[peer]]
+name = "branch"
+address = "10.1.1.1"
+kind = "svti"
+psk_file = "/etc/nf-core/branch.psk"
+local_id = "head.example"
+remote_id = "branch.example"
+
+[[sa]]
+spi = 0xB761863E
+src = "10.1.1.1"
+dst = "10.10.1.2"
+mode = "tunnel"
+alg = "aes-gcm-16"
+key = "a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4"
+selectors = { src = ["192.168.0.0/16"], dst = [] }
+
+[[plugin]]
+instance = "cap"
+plugin = "capture"
+settings = { file = "/tmp/drops.pcapng" }
+bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("nf.toml"))
+    }
+
+    fn refusal(text: &str) -> String {
+        parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_sample_is_read_in_full() {
+        let config = parse(SAMPLE).unwrap();
+        assert_eq!(config.eal.cores, [0, 1]);
+        assert_eq!(config.eal.idle, Idle::Sleep);
+        assert_eq!(config.notify.syslog, Some(SyslogTarget::Unix("/dev/log".into())));
+        assert_eq!(config.notify.budget_per_min, 120);
+        assert!(config.recovery.invalid_spi_recovery);
+        assert_eq!(config.crypto.engine, EngineChoice::AesGcm);
+        assert_eq!(config.ports[1].next_hop_mac, Some(MacAddr([2, 0, 0, 0, 0, 1])));
+        assert_eq!(config.peers[0].kind, PeerKind::Svti);
+        assert_eq!(config.sas[0].spi.0, 0xB761_863E);
+        assert_eq!(config.plugins[0].bind[0].gate, Gate::Drop);
+        assert_eq!(
+            config.plugins[0].bind[0].filter.spi.as_ref().map(|r| (r.start().0, r.end().0)),
+            Some((0x100, 0x1FF))
+        );
+    }
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!((config.eal.cores, config.notify.inv_spi_interval_s), (vec![0], 60));
+        assert!(!config.recovery.invalid_spi_recovery);
+    }
+
+    #[test]
+    fn errors_name_file_line_table_and_field() {
+        let edit = |from: &str, to: &str| {
+            assert!(SAMPLE.contains(from), "{from}");
+            refusal(&SAMPLE.replacen(from, to, 1))
+        };
+        let cases = [
+            ("cores = [0, 1]", "cores = []", "nf.toml:4: [eal] cores: is empty; name at least one CPU"),
+            (
+                "cores = [0, 1]",
+                "cores = [1, 1]",
+                "nf.toml:4: [eal] cores: names CPU 1 twice; each worker needs its own",
+            ),
+            ("idle = \"sleep\"", "idle = \"nap\"", "nf.toml:5: [eal] idle: `nap` isn't one of `spin`, `sleep`"),
+            (
+                "inv_spi_interval_s = 30",
+                "inv_spi_interval_s = 0",
+                "nf.toml:11: [notify] inv_spi_interval_s: 0 isn't within 1 to 86400",
+            ),
+            (
+                "unix:/dev/log",
+                "/dev/log",
+                "nf.toml:12: [notify] syslog: `/dev/log` is neither `unix:/PATH`, such as unix:/dev/log, nor `udp:ADDRESS:PORT`",
+            ),
+            (
+                "engine = \"aes-gcm\"",
+                "engine = \"gpu\"",
+                "nf.toml:18: [crypto] engine: there is no crypto engine `gpu`; use `auto`, `aes-gcm` or `ipsec-mb`",
+            ),
+            (
+                "role = \"protected\"",
+                "role = \"inside\"",
+                "nf.toml:26: [[port]] #2 role: `inside` isn't one of `unprotected`, `protected`, `exception`",
+            ),
+            (
+                "name = \"net_null0\"",
+                "name = \"net_pcap0\"",
+                "nf.toml:25: [[port]] #2 name: `net_pcap0` is taken by [[port]] #1 in line 21; each needs its own",
+            ),
+            (
+                "address = \"10.10.1.2\"",
+                "address = \"10.10.1\"",
+                "nf.toml:30: [[local]] #1 address: `10.10.1` isn't an IP address",
+            ),
+            (
+                "spi = 0xB761863E",
+                "spi = 255",
+                "nf.toml:41: [[sa]] #1 spi: 255 is reserved (RFC 4303 2.1); use 256 to 4294967295",
+            ),
+            ("key = \"a1b2c3d4a1b2c3d4", "key = \"zz", "nf.toml:46: [[sa]] #1 key: character 1 isn't a hex digit"),
+            (
+                "dst = []",
+                "dst = [\"192.168.1.1/24\"]",
+                "nf.toml:47: [[sa]] #1 selectors.dst: `192.168.1.1/24` has bits set behind its length; the network is 192.168.1.0/24",
+            ),
+            (
+                "gate = \"drop\"",
+                "gate = \"exit\"",
+                "nf.toml:53: [[plugin]] #1 bind: there is no gate `exit`; the gates are ingress, esp-input, post-decap, egress and drop",
+            ),
+        ];
+        for (from, to, expected) in cases {
+            assert_eq!(edit(from, to), expected);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused_by_line() {
+        assert_eq!(
+            refusal("[eal]\ncores = [0]\ncolour = 1\n"),
+            "nf.toml:3: unknown field `colour`, expected one of `args`, `cores`, `mbufs`, `idle`"
+        );
+        assert_eq!(refusal("[eal]\ncores = 3\n"), "nf.toml:2: invalid type: integer `3`, expected a sequence");
+        assert!(refusal("\n[nonsense]\n").starts_with("nf.toml:2: unknown field `nonsense`"));
+    }
+
+    #[test]
+    fn two_sas_with_the_same_key_are_refused() {
+        let sa = &SAMPLE[SAMPLE.find("[[sa]]").unwrap()..SAMPLE.find("[[plugin]]").unwrap()];
+        assert_eq!(
+            refusal(&format!("{sa}{sa}")),
+            "nf.toml:11: [[sa]] #2 spi: 0xB761863E(3076621886) from 10.1.1.1 to 10.10.1.2 is taken by [[sa]] #1 in line 2; each needs its own"
+        );
+    }
+
+    #[test]
+    fn no_error_shows_a_key() {
+        let secret = "a1b2c3d4";
+        for (from, to) in [
+            ("key = \"a1b2c3d4", "key = \"\na1b2c3d4"),
+            ("a1b2c3d4\"\nselectors", "a1b2c3d4\nselectors"),
+            ("key = \"a1b2c3d4", "key = \"g1b2c3d4a1b2c3d4"),
+            ("key = \"a1b2c3d4", "kex = \"a1b2c3d4"),
+            ("alg = \"aes-gcm-16\"", "alg = \"aes-gcm-16\"\nkey = 1"),
+        ] {
+            let text = SAMPLE.replacen(from, to, 1);
+            assert_ne!(text, SAMPLE);
+            let shown = format!("{} {:?}", refusal(&text), parse(&text));
+            assert!(!shown.contains(secret), "{shown}");
+        }
+        assert!(!format!("{:?}", parse(SAMPLE).unwrap()).contains(secret));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_say_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |path: &Path| Config::load(path).unwrap_err().to_string();
+        let missing = dir.path().join("none.toml");
+        assert!(load(&missing).ends_with("none.toml: there is no such file; name one with --config"));
+        assert!(load(dir.path()).ends_with(": is a directory; name the file in it"));
+        let binary = dir.path().join("binary.toml");
+        std::fs::write(&binary, b"# one\n\xFF\n").unwrap();
+        assert!(load(&binary).ends_with("binary.toml:2: holds octets that aren't UTF-8 text"));
+    }
+
+    #[test]
+    fn peer_kinds_follow_the_table() {
+        for (kind, may) in [("static-map", true), ("svti", true), ("gre-p2p", true), ("mgre-static", true)] {
+            assert_eq!(kind.parse::<PeerKind>().map(PeerKind::may_initiate), Ok(may));
+        }
+        for kind in ["dynamic-map", "mgre-dynamic", "ezvpn-client"] {
+            assert_eq!(kind.parse::<PeerKind>().map(PeerKind::may_initiate), Ok(false));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,200}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic(at: prop::sample::Index, len in 0usize..8, junk in "[\\[\\]{}\"'=.,#\\n0-9a-z -]{0,8}") {
+            let start = at.index(SAMPLE.len());
+            let end = (start + len).min(SAMPLE.len());
+            let _ = parse(&format!("{}{junk}{}", &SAMPLE[..start], &SAMPLE[end..]));
+        }
+    }
+}

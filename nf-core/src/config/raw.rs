@@ -1,0 +1,435 @@
+//! nf.toml as it is written, before it is checked.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::hash::Hash;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::lines::{Place, line_at, line_of};
+use super::{Bind, Config, Control, Crypto, Eal, Local, Notify, Peer, Plugin, Port, Reassembly, Recovery, Sad};
+use crate::plugin::{Filter, Gate};
+use crate::sa::spec::{FieldError, SaSpec, address};
+use crate::types::Spi;
+use crate::wire::ethernet::MacAddr;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawConfig {
+    eal: RawEal,
+    control: RawControl,
+    notify: RawNotify,
+    recovery: RawRecovery,
+    crypto: RawCrypto,
+    sad: RawSad,
+    reassembly: RawReassembly,
+    port: Vec<RawPort>,
+    local: Vec<RawLocal>,
+    peer: Vec<RawPeer>,
+    sa: Vec<SaSpec>,
+    plugin: Vec<RawPlugin>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawEal {
+    args: Vec<String>,
+    cores: Option<Vec<i64>>,
+    mbufs: Option<i64>,
+    idle: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawControl {
+    socket: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawNotify {
+    inv_spi_interval_s: Option<i64>,
+    budget_per_min: Option<i64>,
+    max_flows: Option<i64>,
+    input_interface: bool,
+    syslog: Option<String>,
+    journald: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawRecovery {
+    invalid_spi_recovery: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawCrypto {
+    engine: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawSad {
+    capacity: Option<i64>,
+    deleted_memory_s: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawReassembly {
+    enabled: Option<bool>,
+    max_flows: Option<i64>,
+    timeout_ms: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPort {
+    name: String,
+    role: String,
+    next_hop_mac: Option<String>,
+    rx_queues: Option<i64>,
+    mtu: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLocal {
+    address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPeer {
+    name: String,
+    address: Option<String>,
+    kind: String,
+    #[serde(default = "ike_v2")]
+    ike: String,
+    psk_file: Option<PathBuf>,
+    local_id: Option<String>,
+    remote_id: Option<String>,
+}
+
+fn ike_v2() -> String {
+    "v2".to_owned()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlugin {
+    instance: String,
+    plugin: String,
+    #[serde(default)]
+    settings: Value,
+    bind: Vec<RawBind>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBind {
+    gate: String,
+    #[serde(default)]
+    filter: FilterSpec,
+    #[serde(default = "default_priority")]
+    priority: u16,
+}
+
+fn default_priority() -> u16 {
+    100
+}
+
+/// A filter as text. What is left out holds for every packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilterSpec {
+    /// Source network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src: Option<String>,
+    /// Destination network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst: Option<String>,
+    /// Upper-layer protocol: a number, or `icmp`, `tcp`, `udp`, `esp`, `icmpv6`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Source port or range, `4500` or `1024-65535`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src_port: Option<String>,
+    /// Destination port or range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_port: Option<String>,
+    /// SPI or range, `0x100-0x1FF`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spi: Option<String>,
+}
+
+impl FilterSpec {
+    /// Checks every field.
+    pub fn validate(&self) -> Result<Filter, FieldError> {
+        let network = |field: &'static str, text: &Option<String>| {
+            text.as_ref().map(|text| text.parse().map_err(|error| FieldError::new(field, error))).transpose()
+        };
+        Ok(Filter {
+            src: network("filter.src", &self.src)?,
+            dst: network("filter.dst", &self.dst)?,
+            protocol: self.protocol.as_deref().map(protocol).transpose()?,
+            src_port: range("filter.src_port", &self.src_port)?,
+            dst_port: range("filter.dst_port", &self.dst_port)?,
+            spi: range::<Spi>("filter.spi", &self.spi)?,
+        })
+    }
+}
+
+fn protocol(text: &str) -> Result<u8, FieldError> {
+    match text {
+        "icmp" => Ok(1),
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        "esp" => Ok(50),
+        "icmpv6" => Ok(58),
+        number => number.parse().map_err(|_| {
+            let message =
+                format_args!("`{text}` is neither a number up to 255 nor icmp, tcp, udp, esp or icmpv6").to_string();
+            FieldError::new("filter.protocol", message)
+        }),
+    }
+}
+
+fn range<T: FromStr + PartialOrd + Copy>(
+    field: &'static str,
+    text: &Option<String>,
+) -> Result<Option<RangeInclusive<T>>, FieldError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse::<T>(), last.trim().parse::<T>()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(Some(first..=last)),
+        _ => {
+            let message = format_args!("`{text}` is neither a number nor a range such as 256-511").to_string();
+            Err(FieldError::new(field, message))
+        }
+    }
+}
+
+/// A line and a message.
+type Refusal = (Option<usize>, String);
+
+pub(super) fn parse(text: &str) -> Result<Config, Refusal> {
+    let raw: RawConfig = toml::from_str(text).map_err(|error| {
+        // Only the message: the whole error quotes the line, which may hold a key.
+        (error.span().map(|span| line_at(text, span.start)), error.message().replace('\n', "; "))
+    })?;
+    Checker { text }.config(raw)
+}
+
+/// Turns errors about fields into errors about lines.
+struct Checker<'t> {
+    text: &'t str,
+}
+
+impl Checker<'_> {
+    fn at(&self, table: &str, number: Option<usize>, error: FieldError) -> Refusal {
+        let line = line_of(self.text, Place { table, number, field: error.field });
+        let name = match number {
+            Some(number) => format!("[[{table}]] #{}", number + 1),
+            None => format!("[{table}]"),
+        };
+        (line, format!("{name} {}: {}", error.field, error.message))
+    }
+
+    fn table<T>(&self, table: &str, checked: Result<T, FieldError>) -> Result<T, Refusal> {
+        checked.map_err(|error| self.at(table, None, error))
+    }
+
+    fn tables<R, T>(
+        &self,
+        table: &str,
+        raw: Vec<R>,
+        check: impl Fn(R) -> Result<T, FieldError>,
+    ) -> Result<Vec<T>, Refusal> {
+        let numbered = raw.into_iter().enumerate();
+        numbered.map(|(number, raw)| check(raw).map_err(|error| self.at(table, Some(number), error))).collect()
+    }
+
+    /// Refuses the second of two tables that have the same of something.
+    fn distinct<T, K: Eq + Hash>(
+        &self,
+        (table, field): (&str, &'static str),
+        items: &[T],
+        key: impl Fn(&T) -> K,
+        show: impl Fn(&T) -> String,
+    ) -> Result<(), Refusal> {
+        let mut seen = HashMap::new();
+        for (number, item) in items.iter().enumerate() {
+            if let Some(first) = seen.insert(key(item), number) {
+                let line = line_of(self.text, Place { table, number: Some(first), field });
+                let line = line.map(|line| format!(" in line {line}")).unwrap_or_default();
+                let message =
+                    format!("{} is taken by [[{table}]] #{}{line}; each needs its own", show(item), first + 1);
+                return Err(self.at(table, Some(number), FieldError { field, message }));
+            }
+        }
+        Ok(())
+    }
+
+    fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
+        let config = Config {
+            eal: self.table("eal", eal(raw.eal))?,
+            control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
+            notify: self.table("notify", notify(raw.notify))?,
+            recovery: Recovery { invalid_spi_recovery: raw.recovery.invalid_spi_recovery },
+            crypto: self.table("crypto", crypto(raw.crypto))?,
+            sad: self.table("sad", sad(raw.sad))?,
+            reassembly: self.table("reassembly", reassembly(raw.reassembly))?,
+            ports: self.tables("port", raw.port, port)?,
+            local: self.tables("local", raw.local, |raw| Ok(Local { address: address("address", &raw.address)? }))?,
+            peers: self.tables("peer", raw.peer, peer)?,
+            sas: self.tables("sa", raw.sa, |raw| raw.validate())?,
+            plugins: self.tables("plugin", raw.plugin, plugin)?,
+        };
+        let quoted = |name: &str| format!("`{name}`");
+        self.distinct(("port", "name"), &config.ports, |port| port.name.clone(), |port| quoted(&port.name))?;
+        self.distinct(("peer", "name"), &config.peers, |peer| peer.name.clone(), |peer| quoted(&peer.name))?;
+        self.distinct(("plugin", "instance"), &config.plugins, |p| p.instance.clone(), |p| quoted(&p.instance))?;
+        self.distinct(
+            ("sa", "spi"),
+            &config.sas,
+            |sa| sa.key(),
+            |sa| format!("{} from {} to {}", sa.spi, sa.src, sa.dst),
+        )?;
+        Ok(config)
+    }
+}
+
+/// A number within bounds, or the default.
+fn within<T: TryFrom<i64> + Display + PartialOrd>(
+    field: &'static str,
+    number: Option<i64>,
+    bounds: RangeInclusive<T>,
+    default: T,
+) -> Result<T, FieldError> {
+    let Some(number) = number else {
+        return Ok(default);
+    };
+    T::try_from(number).ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
+        let message = format_args!("{number} isn't within {} to {}", bounds.start(), bounds.end()).to_string();
+        FieldError::new(field, message)
+    })
+}
+
+fn eal(raw: RawEal) -> Result<Eal, FieldError> {
+    let default = Eal::default();
+    let cores = match raw.cores {
+        None => default.cores,
+        Some(cores) if cores.is_empty() => return Err(FieldError::new("cores", "is empty; name at least one CPU")),
+        Some(cores) => {
+            let mut checked = Vec::with_capacity(cores.len());
+            for cpu in cores {
+                let cpu = within("cores", Some(cpu), 0..=1023u16, 0)?;
+                if checked.contains(&cpu) {
+                    let message = format_args!("names CPU {cpu} twice; each worker needs its own").to_string();
+                    return Err(FieldError::new("cores", message));
+                }
+                checked.push(cpu);
+            }
+            checked
+        }
+    };
+    Ok(Eal {
+        args: raw.args,
+        cores,
+        mbufs: within("mbufs", raw.mbufs, 1024..=16_777_216, default.mbufs)?,
+        idle: raw.idle.map_or(Ok(default.idle), |idle| idle.parse())?,
+    })
+}
+
+fn notify(raw: RawNotify) -> Result<Notify, FieldError> {
+    let default = Notify::default();
+    Ok(Notify {
+        inv_spi_interval_s: within(
+            "inv_spi_interval_s",
+            raw.inv_spi_interval_s,
+            1..=86_400,
+            default.inv_spi_interval_s,
+        )?,
+        budget_per_min: within("budget_per_min", raw.budget_per_min, 1..=1_000_000, default.budget_per_min)?,
+        max_flows: within("max_flows", raw.max_flows, 16..=1_000_000, default.max_flows)?,
+        input_interface: raw.input_interface,
+        syslog: raw.syslog.map(|target| target.parse()).transpose()?,
+        journald: raw.journald,
+    })
+}
+
+fn crypto(raw: RawCrypto) -> Result<Crypto, FieldError> {
+    let engine =
+        raw.engine.map(|engine| engine.parse().map_err(|error| FieldError::new("engine", error))).transpose()?;
+    Ok(Crypto { engine: engine.unwrap_or_default() })
+}
+
+fn sad(raw: RawSad) -> Result<Sad, FieldError> {
+    let default = Sad::default();
+    Ok(Sad {
+        capacity: within("capacity", raw.capacity, 1..=4_000_000, default.capacity)?,
+        deleted_memory_s: within("deleted_memory_s", raw.deleted_memory_s, 0..=86_400, default.deleted_memory_s)?,
+    })
+}
+
+fn reassembly(raw: RawReassembly) -> Result<Reassembly, FieldError> {
+    let default = Reassembly::default();
+    Ok(Reassembly {
+        enabled: raw.enabled.unwrap_or(default.enabled),
+        max_flows: within("max_flows", raw.max_flows, 16..=1_048_576, default.max_flows)?,
+        timeout_ms: within("timeout_ms", raw.timeout_ms, 10..=60_000, default.timeout_ms)?,
+    })
+}
+
+fn port(raw: RawPort) -> Result<Port, FieldError> {
+    let mac = |text: String| text.parse::<MacAddr>().map_err(|error| FieldError::new("next_hop_mac", error));
+    Ok(Port {
+        name: raw.name,
+        role: raw.role.parse()?,
+        next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
+        rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
+        mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,
+    })
+}
+
+fn peer(raw: RawPeer) -> Result<Peer, FieldError> {
+    let address = raw.address.map(|text| text.parse().map_err(|error| FieldError::new("address", error)));
+    let peer = Peer {
+        address: address.transpose()?,
+        kind: raw.kind.parse()?,
+        ike: raw.ike.parse()?,
+        name: raw.name,
+        psk_file: raw.psk_file,
+        local_id: raw.local_id,
+        remote_id: raw.remote_id,
+    };
+    if peer.kind.may_initiate() && peer.address.is_none() {
+        let message = format_args!("is missing; a peer of the kind {} has one", peer.kind).to_string();
+        return Err(FieldError::new("address", message));
+    }
+    Ok(peer)
+}
+
+fn plugin(raw: RawPlugin) -> Result<Plugin, FieldError> {
+    let bind = raw.bind.into_iter().map(|bind| {
+        Ok(Bind {
+            gate: bind.gate.parse::<Gate>().map_err(|error| FieldError::new("bind", error))?,
+            filter: bind.filter.validate().map_err(|error| FieldError::new("bind", error))?,
+            priority: bind.priority,
+        })
+    });
+    Ok(Plugin {
+        bind: bind.collect::<Result<_, FieldError>>()?,
+        instance: raw.instance,
+        plugin: raw.plugin,
+        settings: raw.settings,
+    })
+}

@@ -1,0 +1,164 @@
+//! What the control thread answers.
+
+use serde::Serialize;
+
+use super::controller::{ControlError, Controller, StoredSa};
+use super::proto::{BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response};
+use super::proto::{SaReport, Status, VERSION};
+use super::server::Handler;
+use crate::plugin::PluginKind;
+use crate::sa::spec::{FieldError, SelectorSpec};
+use crate::types::Nanos;
+
+/// What only the runtime knows of the daemon.
+pub trait Platform {
+    /// DPDK's version.
+    fn dpdk_version(&self) -> String;
+    /// The ports.
+    fn ports(&self) -> Vec<PortReport>;
+}
+
+/// The control thread's state with what it runs on.
+pub struct Daemon<P> {
+    /// The state.
+    pub controller: Controller,
+    /// What it runs on.
+    pub platform: P,
+}
+
+impl<P: Platform> Handler for Daemon<P> {
+    fn handle(&mut self, request: Request) -> Response {
+        let controller = &mut self.controller;
+        match request {
+            Request::Status {} => Response::ok(self.status()),
+            Request::Counters {} => Response::ok(controller.counters().report()),
+            Request::CountersClear {} => {
+                tracing::info!("counters cleared");
+                Response::ok(controller.clear_counters().report())
+            }
+            Request::CoreCounters {} => {
+                Response::ok(controller.core_counters().map(|core| core.report()).collect::<Vec<_>>())
+            }
+            Request::SaAdd { sa } => match sa.validate() {
+                Ok(params) => {
+                    let key = params.key();
+                    done(controller.add_sa(params).inspect(|()| {
+                        tracing::info!(spi = %key.spi, src = %key.src, dst = %key.dst, "SA added");
+                    }))
+                }
+                Err(error) => Response::Error(error.to_string()),
+            },
+            Request::SaDel { sa } => done(controller.delete_sa(sa.spi, sa.dst, sa.src).map(|key| {
+                tracing::info!(spi = %key.spi, src = %key.src, dst = %key.dst, "SA deleted");
+            })),
+            Request::SaList {} => {
+                let now = controller.now();
+                Response::ok(controller.sas().map(|sa| report(sa, now)).collect::<Vec<_>>())
+            }
+            Request::SaShow { sa } => {
+                let now = controller.now();
+                done(controller.find_sa(sa.spi, sa.dst, sa.src).map(|sa| report(sa, now)))
+            }
+            Request::PluginList {} => Response::ok(plugins(controller)),
+            Request::PluginBind { plugin, instance, gate, filter, priority, settings } => {
+                let checked = gate.parse().map_err(|error| FieldError::new("gate", error));
+                match checked.and_then(|gate| Ok((gate, filter.validate()?))) {
+                    Ok((gate, filter)) => {
+                        done(controller.bind(&plugin, &instance, gate, filter, priority, &settings).inspect(|()| {
+                            tracing::info!(plugin, instance, %gate, priority, "plugin bound");
+                        }))
+                    }
+                    Err(error) => Response::Error(error.to_string()),
+                }
+            }
+            Request::PluginUnbind { instance, gate } => match gate.map(|gate| gate.parse()).transpose() {
+                Ok(gate) => done(controller.unbind(&instance, gate).inspect(|()| {
+                    tracing::info!(instance, ?gate, "plugin unbound");
+                })),
+                Err(error) => Response::Error(error.to_string()),
+            },
+            Request::InvalidSpi { limit } => Response::ok(controller.notifier().report(controller.now(), limit)),
+        }
+    }
+}
+
+impl<P: Platform> Daemon<P> {
+    fn status(&self) -> Status {
+        Status {
+            protocol: VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            dpdk: self.platform.dpdk_version(),
+            pid: std::process::id(),
+            uptime_s: self.controller.now().0 / Nanos::SECOND,
+            cores: self.controller.core_counters().count(),
+            engine: self.controller.engine_name().to_owned(),
+            sas: self.controller.sas().len(),
+            ports: self.platform.ports(),
+        }
+    }
+}
+
+fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
+    match result {
+        Ok(content) => Response::ok(content),
+        Err(error) => Response::Error(error.to_string()),
+    }
+}
+
+fn report(stored: &StoredSa, now: Nanos) -> SaReport {
+    let StoredSa { sa, params, installed } = stored;
+    let totals = sa.totals();
+    let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
+    SaReport {
+        spi: params.spi,
+        src: params.src,
+        dst: params.dst,
+        mode: params.mode.to_string(),
+        encap: params.encap.to_string(),
+        transform: params.transform.name(),
+        esn: params.transform.esn(),
+        replay_window: params.replay_window.get(),
+        selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },
+        state: "mature".to_owned(),
+        age_s: now.since(*installed) / Nanos::SECOND,
+        highest_seq: sa.window.highest().map(|seq| seq.0),
+        packets: totals.packets,
+        octets: totals.octets,
+        replay_duplicate: totals.replay_duplicate,
+        replay_late: totals.replay_late,
+        auth_failed: totals.auth_failed,
+        refused: totals.refused,
+    }
+}
+
+fn plugins(controller: &Controller) -> PluginReport {
+    let gates = |kind: &dyn PluginKind| kind.gates().iter().map(ToString::to_string).collect();
+    PluginReport {
+        plugins: controller
+            .registry()
+            .kinds()
+            .map(|kind| PluginKindReport {
+                name: kind.name().to_owned(),
+                about: kind.about().to_owned(),
+                gates: gates(kind),
+            })
+            .collect(),
+        instances: controller
+            .instances()
+            .map(|(name, stored)| InstanceReport {
+                instance: name.to_owned(),
+                plugin: stored.plugin.to_owned(),
+                bindings: stored
+                    .bindings
+                    .iter()
+                    .map(|binding| BindingReport {
+                        gate: binding.gate.to_string(),
+                        priority: binding.priority,
+                        filter: binding.filter.to_string(),
+                    })
+                    .collect(),
+                status: stored.status(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,247 @@
+//! One core's share of the network function: its SAs, gates, counters and queues, and the way of a burst through them.
+//!
+//! Nothing in here allocates, locks, logs or makes a system call once the core runs. What the control thread wants
+//! changed comes over a bounded queue and is applied between two bursts; what it replaces goes back over another, to
+//! be freed there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::batch::{Batch, Fate};
+use crate::classify;
+use crate::counters::CoreCounters;
+use crate::drop::DropReason;
+use crate::event::EventSender;
+use crate::forward;
+use crate::lanes::Lanes;
+use crate::net::Net;
+use crate::notify::CoreLimiter;
+use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
+use crate::sa::inbound::{Sa, SaKey};
+use crate::sa::table::SaTable;
+use crate::types::{CoreId, Nanos};
+use crate::wire;
+
+/// How many commands a core's queue holds, and how many replaced things may wait to be freed.
+pub const QUEUE_LENGTH: usize = 1024;
+
+/// How many commands a core takes between two bursts, so that many changes don't hold up traffic.
+const COMMANDS_PER_POLL: usize = 32;
+
+/// A change to a core's state.
+pub enum Command {
+    /// Puts an SA in, in place of one with the same key.
+    InstallSa(Arc<Sa>),
+    /// Takes an SA out, and remembers its key.
+    DeleteSa(SaKey),
+    /// Forgets a deleted SA's key.
+    ForgetSa(SaKey),
+    /// Takes new ports and addresses.
+    SetNet(Arc<Net>),
+    /// Takes new bindings.
+    SetGates(Box<GateTable>),
+    /// Puts an instance in its place, or takes it out.
+    SetInstance(InstanceSlot, Option<Box<dyn Plugin>>),
+}
+
+/// Something a core has no more use for, on its way back to be freed.
+pub enum Retired {
+    /// An SA.
+    Sa(Arc<Sa>),
+    /// Ports and addresses.
+    Net(Arc<Net>),
+    /// Bindings.
+    Gates(Box<GateTable>),
+    /// An instance.
+    Instance(Box<dyn Plugin>),
+}
+
+/// The queues and numbers that a core shares with the control thread.
+pub struct Link {
+    /// To the core.
+    pub commands: ArrayQueue<Command>,
+    /// From the core.
+    pub retired: ArrayQueue<Retired>,
+    /// How many commands the core has applied.
+    pub applied: AtomicU64,
+    /// Commands that the core could not apply: an SA for which its table had no room.
+    pub refused: AtomicU64,
+    /// The core's counters.
+    pub counters: CoreCounters,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Link {
+            commands: ArrayQueue::new(QUEUE_LENGTH),
+            retired: ArrayQueue::new(QUEUE_LENGTH),
+            applied: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            counters: CoreCounters::default(),
+        }
+    }
+}
+
+/// What a plugin may touch on its core while it handles a burst.
+pub struct CoreCx<'c> {
+    /// The time when the burst was received.
+    pub now: Nanos,
+    /// The core.
+    pub id: CoreId,
+    /// The core's SAs.
+    pub sad: &'c SaTable,
+    /// Ports and local addresses.
+    pub net: &'c Net,
+    /// The core's counters. Packets are booked by their fate at the burst's end: a plugin doesn't count them here.
+    pub counters: &'c CoreCounters,
+    /// Events for the control thread.
+    pub events: &'c mut EventSender,
+    /// Decides which unknown SPIs are worth an event.
+    pub limiter: &'c mut CoreLimiter,
+}
+
+/// A worker core.
+pub struct Core {
+    id: CoreId,
+    sad: SaTable,
+    gates: Gates,
+    net: Arc<Net>,
+    events: EventSender,
+    limiter: CoreLimiter,
+    link: Arc<Link>,
+}
+
+impl Core {
+    /// A core without SAs and bindings, with room for `capacity` SAs.
+    pub fn new(id: CoreId, capacity: usize, net: Arc<Net>, events: EventSender, link: Arc<Link>) -> Core {
+        Core {
+            id,
+            sad: SaTable::with_capacity(capacity),
+            gates: Gates::default(),
+            net,
+            events,
+            limiter: CoreLimiter::default(),
+            link,
+        }
+    }
+
+    /// The core's counters.
+    pub fn counters(&self) -> &CoreCounters {
+        &self.link.counters
+    }
+
+    /// Applies what the control thread has sent; call it between bursts.
+    pub fn poll_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_POLL {
+            // Each command gives back one thing at most. Without room for it the command waits.
+            if self.link.retired.is_full() {
+                return;
+            }
+            let Some(command) = self.link.commands.pop() else {
+                return;
+            };
+            if let Some(retired) = self.apply(command) {
+                // There is room: this core alone pushes.
+                let _ = self.link.retired.push(retired);
+            }
+            // Release: what this core did before is done for whoever reads the number.
+            self.link.applied.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Applies a command before the core runs, when it may still free what is replaced.
+    pub fn apply_at_start(&mut self, command: Command) {
+        drop(self.apply(command));
+    }
+
+    fn apply(&mut self, command: Command) -> Option<Retired> {
+        match command {
+            Command::InstallSa(sa) => match self.sad.install(sa) {
+                Ok(replaced) => replaced.map(Retired::Sa),
+                Err(refused) => {
+                    self.link.refused.fetch_add(1, Ordering::Relaxed);
+                    Some(Retired::Sa(refused))
+                }
+            },
+            Command::DeleteSa(key) => self.sad.delete(&key).map(Retired::Sa),
+            Command::ForgetSa(key) => {
+                self.sad.forget(&key);
+                None
+            }
+            Command::SetNet(net) => Some(Retired::Net(std::mem::replace(&mut self.net, net))),
+            Command::SetGates(table) => Some(Retired::Gates(self.gates.swap_table(table))),
+            Command::SetInstance(slot, instance) => self.gates.swap_instance(slot, instance).map(Retired::Instance),
+        }
+    }
+
+    /// Takes a burst from ingress to each packet's fate, and books what is consumed and dropped. The caller books what
+    /// it receives, and what becomes of packets with [`Fate::Send`] and [`Fate::Reassemble`].
+    pub fn process(&mut self, now: Nanos, batch: &mut Batch<'_>) {
+        let all = batch.lanes();
+        let link = Arc::clone(&self.link);
+        let net = Arc::clone(&self.net);
+        let mut cx = CoreCx {
+            now,
+            id: self.id,
+            sad: &self.sad,
+            net: &net,
+            counters: &link.counters,
+            events: &mut self.events,
+            limiter: &mut self.limiter,
+        };
+
+        let parsed = parse(batch, all);
+        let left = self.gates.run(Gate::Ingress, &mut cx, batch, parsed);
+        classify::process(&mut cx, batch, left);
+
+        let waiting = batch.take_waiting(Gate::EspInput);
+        let left = self.gates.run(Gate::EspInput, &mut cx, batch, waiting);
+        classify::not_enabled(batch, left);
+
+        let waiting = batch.take_waiting(Gate::PostDecap);
+        let left = self.gates.run(Gate::PostDecap, &mut cx, batch, waiting);
+        forward::process(&mut cx, batch, left);
+
+        let waiting = batch.take_waiting(Gate::Egress);
+        let left = self.gates.run(Gate::Egress, &mut cx, batch, waiting);
+        forward::transmit(&mut cx, batch, left);
+
+        let dropped = book(&link.counters, batch, all);
+        if !dropped.is_empty() && self.gates.is_bound(Gate::Drop) {
+            self.gates.run(Gate::Drop, &mut cx, batch, dropped);
+        }
+    }
+}
+
+/// Parses the headers of all packets; gives the lanes of those that parse.
+fn parse(batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
+    for lane in lanes {
+        let packet = batch.packet_mut(lane);
+        match wire::parse(packet.data()) {
+            Ok(headers) => packet.set_headers(headers),
+            Err(why) => batch.drop(lane, why),
+        }
+    }
+    lanes - batch.take_moved()
+}
+
+/// Books consumed and dropped packets; gives the lanes of the dropped ones.
+fn book(counters: &CoreCounters, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
+    let mut dropped = Lanes::NONE;
+    for lane in lanes {
+        let octets = batch.packet(lane).received_octets() as u64;
+        // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
+        batch.drop(lane, DropReason::Plugin);
+        match batch.fate(lane) {
+            Fate::Dropped(why) => {
+                counters.drops(why).add(1, octets);
+                dropped.insert(lane);
+            }
+            Fate::Consumed(why) => counters.consumed(why).add(1, octets),
+            Fate::Send(_) | Fate::Reassemble | Fate::Pending => {}
+        }
+    }
+    dropped
+}

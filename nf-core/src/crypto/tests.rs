@@ -1,0 +1,233 @@
+//! What every transform must do, whatever its algorithms: a sealed packet opens, and nothing else does.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Every transform there is, by cipher, key length and integrity algorithm. Keys are fixed and all different.
+fn transforms(esn: bool) -> Vec<Transform> {
+    let key = |len: usize| (0..len).map(|i| (i * 7 + len) as u8).collect::<Vec<u8>>();
+    let mut all = Vec::new();
+    for cipher in Cipher::ALL {
+        let key_lens: &[usize] = match cipher {
+            Cipher::AesGcm { .. } => &[20, 28, 36],
+            Cipher::AesCbc => &[16, 24, 32],
+            Cipher::ChaCha20Poly1305 => &[36],
+            Cipher::Null => &[0],
+        };
+        for key_len in key_lens {
+            if cipher.is_aead() {
+                all.push(Transform::new(cipher, &key(*key_len), None, esn).unwrap());
+                continue;
+            }
+            for integrity in Integrity::ALL {
+                let auth_key = key(integrity.key_len());
+                all.push(Transform::new(cipher, &key(*key_len), Some((integrity, &auth_key)), esn).unwrap());
+            }
+        }
+    }
+    assert_eq!(all.len(), 9 + 1 + 12 + 4);
+    all
+}
+
+fn with_and_without_esn() -> impl Iterator<Item = Transform> {
+    transforms(false).into_iter().chain(transforms(true))
+}
+
+/// A packet ready to be sealed: SPI 0x12345678, `seq_lo`, `data` with the padding of RFC 4303 2.4 and trailer, room for
+/// IV and ICV.
+fn clear_packet(layout: Layout, seq_lo: u32, data: &[u8]) -> Vec<u8> {
+    let block = usize::from(layout.block);
+    let pad_len = (data.len() + 2).next_multiple_of(block) - data.len() - 2;
+    let mut esp = [0x1234_5678u32.to_be_bytes(), seq_lo.to_be_bytes()].concat();
+    esp.resize(HEADER_LEN + usize::from(layout.iv_len), 0);
+    esp.extend_from_slice(data);
+    esp.extend((1..=pad_len).map(|i| i as u8));
+    esp.extend_from_slice(&[pad_len as u8, 4]);
+    esp.resize(esp.len() + usize::from(layout.icv_len), 0);
+    esp
+}
+
+fn seal(transform: &Transform, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> bool {
+    let mut jobs = [SealJob::new(esp, seq_hi, iv)];
+    Portable.prepare_seal(transform).unwrap().seal_burst(&mut jobs);
+    jobs[0].sealed()
+}
+
+fn open(opener: &dyn Opener, esp: &mut [u8], seq_hi: u32) -> bool {
+    let mut jobs = [OpenJob::new(esp, seq_hi)];
+    opener.open_burst(&mut jobs);
+    jobs[0].opened()
+}
+
+/// A sealed packet of a few blocks.
+fn sealed_packet(transform: &Transform, seq_hi: u32) -> Vec<u8> {
+    let layout = transform.layout();
+    let mut esp = clear_packet(layout, 7, b"an inner packet of 40 octets, more than 2");
+    assert!(seal(transform, &mut esp, seq_hi, &vec![0x5A; usize::from(layout.iv_len)]));
+    esp
+}
+
+#[test]
+fn the_portable_engine_supports_every_transform() {
+    for transform in transforms(false) {
+        assert!(Portable.supports(&transform), "{transform:?}");
+        assert!(Portable.prepare(&transform).is_ok(), "{transform:?}");
+    }
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    for transform in with_and_without_esn() {
+        let opener = Portable.prepare(&transform).unwrap();
+        let esp = sealed_packet(&transform, 1);
+        for len in 0..esp.len() {
+            let (mut front, mut back) = (esp[..len].to_vec(), esp[esp.len() - len..].to_vec());
+            assert!(!open(&*opener, &mut front, 1), "{transform:?}: the first {len} octets");
+            assert!(!open(&*opener, &mut back, 1), "{transform:?}: the last {len} octets");
+        }
+        assert!(open(&*opener, &mut esp.clone(), 1), "{transform:?}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_refused_and_nothing_decrypted() {
+    for transform in with_and_without_esn() {
+        let opener = Portable.prepare(&transform).unwrap();
+        let esp = sealed_packet(&transform, 1);
+        for bit in 0..esp.len() * 8 {
+            let mut forged = esp.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let sent = forged.clone();
+            assert!(!open(&*opener, &mut forged, 1), "{transform:?}: bit {bit}");
+            assert_eq!(forged, sent, "{transform:?}: bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn the_upper_half_of_the_sequence_number_counts_with_esn_only() {
+    for transform in with_and_without_esn() {
+        let opener = Portable.prepare(&transform).unwrap();
+        let esp = sealed_packet(&transform, 1);
+        for wrong in [0, 2, 1 << 31 | 1, 0x0100_0000] {
+            assert_eq!(open(&*opener, &mut esp.clone(), wrong), !transform.esn(), "{transform:?}: {wrong:#x}");
+        }
+    }
+}
+
+#[test]
+fn esn_and_plain_sequence_numbers_are_not_taken_for_each_other() {
+    for (plain, esn) in transforms(false).into_iter().zip(transforms(true)) {
+        let (plain_opener, esn_opener) = (Portable.prepare(&plain).unwrap(), Portable.prepare(&esn).unwrap());
+        for seq_hi in [0, 1] {
+            assert!(!open(&*plain_opener, &mut sealed_packet(&esn, seq_hi), seq_hi), "{esn:?}");
+            // AES-CBC tolerates a sender that leaves an upper half of 0 out of the ICV.
+            let tolerated = esn.cipher() == Cipher::AesCbc && seq_hi == 0;
+            assert_eq!(open(&*esn_opener, &mut sealed_packet(&plain, seq_hi), seq_hi), tolerated, "{plain:?}");
+        }
+    }
+}
+
+/// The octets that an ICV covers with ESN, upper half included, must not pass for a packet of their own.
+#[test]
+fn the_upper_half_can_not_be_turned_into_payload() {
+    for transform in transforms(true) {
+        let opener = Portable.prepare(&transform).unwrap();
+        for seq_hi in [0u32, 1, 0x0102_0204] {
+            let esp = sealed_packet(&transform, seq_hi);
+            let (covered, icv) = esp.split_at(esp.len() - usize::from(transform.layout().icv_len));
+            let spliced = [covered, &seq_hi.to_be_bytes(), icv].concat();
+            for claimed in [0, seq_hi] {
+                assert!(!open(&*opener, &mut spliced.clone(), claimed), "{transform:?}: {seq_hi:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_packets_of_a_burst_are_judged_one_by_one() {
+    for transform in transforms(true) {
+        let opener = Portable.prepare(&transform).unwrap();
+        let good = sealed_packet(&transform, 1);
+        let mut forged = good.clone();
+        *forged.last_mut().unwrap() ^= 0x80;
+        let mut packets = [good.clone(), forged, good[..9].to_vec(), Vec::new(), good];
+        let mut jobs: Vec<OpenJob<'_>> = packets.iter_mut().map(|esp| OpenJob::new(esp, 1)).collect();
+        // What an earlier burst left behind must not pass for this one's outcome.
+        jobs.iter_mut().for_each(|job| job.finish(true));
+        opener.open_burst(&mut jobs);
+        let opened: Vec<bool> = jobs.iter().map(OpenJob::opened).collect();
+        assert_eq!(opened, [true, false, false, false, true], "{transform:?}");
+        opener.open_burst(&mut []);
+    }
+}
+
+#[test]
+fn a_packet_that_does_not_fit_the_layout_is_not_sealed() {
+    for transform in transforms(false) {
+        let layout = transform.layout();
+        let iv = vec![1; usize::from(layout.iv_len)];
+        let esp = clear_packet(layout, 1, b"data");
+        let (mut short, mut uneven) = (vec![0; layout.min_esp_len() - 1], [&esp[..], &[0]].concat());
+        assert!(!seal(&transform, &mut short, 0, &iv), "{transform:?}");
+        assert!(!seal(&transform, &mut uneven, 0, &iv), "{transform:?}");
+        for wrong_len in (0..20).filter(|len| *len != iv.len()) {
+            let mut untouched = esp.clone();
+            assert!(!seal(&transform, &mut untouched, 0, &vec![1; wrong_len]), "{transform:?}");
+            assert_eq!(untouched, esp, "{transform:?}");
+        }
+        assert!(seal(&transform, &mut esp.clone(), 0, &iv), "{transform:?}");
+    }
+}
+
+#[test]
+fn a_short_icv_of_gcm_is_the_start_of_the_whole_tag() {
+    for key_len in [20, 28, 36] {
+        let packet =
+            |icv| sealed_packet(&Transform::new(Cipher::AesGcm { icv }, &vec![3; key_len], None, true).unwrap(), 9);
+        let whole = packet(GcmIcv::Octets16);
+        assert_eq!(packet(GcmIcv::Octets12), whole[..whole.len() - 4]);
+        assert_eq!(packet(GcmIcv::Octets8), whole[..whole.len() - 8]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_sealed_opens_to_what_it_was(
+        which in 0usize..26,
+        esn: bool,
+        seq_lo: u32,
+        seq_hi: u32,
+        iv: [u8; 16],
+        data in proptest::collection::vec(any::<u8>(), 0..2048),
+    ) {
+        let transform = &transforms(esn)[which];
+        let layout = transform.layout();
+        let iv = &iv[..usize::from(layout.iv_len)];
+        let clear = clear_packet(layout, seq_lo, &data);
+        let payload = layout.payload_range(clear.len()).unwrap();
+
+        let mut esp = clear.clone();
+        prop_assert!(seal(transform, &mut esp, seq_hi, iv));
+        prop_assert_eq!(&esp[..HEADER_LEN], &clear[..HEADER_LEN]);
+        prop_assert_eq!(&esp[HEADER_LEN..payload.start], iv);
+        // Of 16 octets and more, keystream or block cipher leaves none as they were but with a chance of 2^-128.
+        if payload.len() >= 16 {
+            prop_assert_eq!(esp[payload.clone()] == clear[payload.clone()], transform.cipher() == Cipher::Null);
+        }
+
+        prop_assert!(open(&*Portable.prepare(transform).unwrap(), &mut esp, seq_hi));
+        prop_assert_eq!(&esp[payload.clone()], &clear[payload]);
+    }
+
+    #[test]
+    fn arbitrary_octets_are_refused(
+        which in 0usize..26,
+        esn: bool,
+        mut esp in proptest::collection::vec(any::<u8>(), 0..256),
+    ) {
+        let transform = &transforms(esn)[which];
+        prop_assert!(!open(&*Portable.prepare(transform).unwrap(), &mut esp, 0));
+    }
+}

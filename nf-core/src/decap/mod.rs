@@ -1,0 +1,219 @@
+//! ESP decapsulation (RFC 4303 3.4), as a plugin of the esp-input gate.
+//!
+//! A burst goes through five stages, each a loop over the packets that the one before has left:
+//! 1. [`locate`]: SPI to SA; an unknown SPI ends here, before anything costly;
+//! 2. [`admit`]: lengths, and the replay window's first look at the sequence number;
+//! 3. [`open`]: verify and decrypt, grouped by SA;
+//! 4. [`commit`]: the window takes the number, now that it is authentic;
+//! 5. [`strip`](strip::strip): padding, inner packet, policy, ECN; off with ESP and the outer header.
+
+mod ecn;
+mod strip;
+
+use arrayvec::ArrayVec;
+use serde_json::Value;
+
+use crate::batch::Batch;
+use crate::core::CoreCx;
+use crate::counters::Consumed;
+use crate::crypto::OpenJob;
+use crate::drop::DropReason;
+use crate::event::{Event, InvalidSpi};
+use crate::lanes::{BURST, Lane, Lanes};
+use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
+use crate::sa::inbound::Sa;
+use crate::sa::replay::Refused;
+use crate::sa::table::Lookup;
+use crate::types::{SeqNo, Spi};
+use crate::wire::IpVersion;
+
+/// The decapsulation plugin.
+pub struct DecapPlugin;
+
+impl PluginKind for DecapPlugin {
+    fn name(&self) -> &'static str {
+        "decap"
+    }
+
+    fn about(&self) -> &'static str {
+        "ESP decapsulation with anti-replay; reports unknown SPIs"
+    }
+
+    fn gates(&self) -> &'static [Gate] {
+        &[Gate::EspInput]
+    }
+
+    fn create(&self, settings: &Value, cores: usize) -> Result<Instance, PluginError> {
+        if let Some((setting, _)) = settings.as_object().and_then(|table| table.iter().next()) {
+            return Err(PluginError::Setting {
+                setting: setting.clone(),
+                problem: "decap has no settings; SAs come from [[sa]] and `nf-ctl sa add`".to_owned(),
+            });
+        }
+        Ok(Instance { cores: (0..cores).map(|_| Box::new(Decap) as Box<dyn Plugin>).collect(), control: Box::new(()) })
+    }
+}
+
+/// A core's part. It has no state of its own: SAs are the core's.
+struct Decap;
+
+/// A packet whose SA is known.
+#[derive(Clone, Copy)]
+struct Job<'s> {
+    lane: Lane,
+    sa: &'s Sa,
+    seq: SeqNo,
+}
+
+/// The packets of a burst that are still in the race, at most one a lane.
+type Jobs<'s> = ArrayVec<Job<'s>, BURST>;
+
+impl Plugin for Decap {
+    fn process(&mut self, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
+        let sad = core.sad;
+        let mut jobs = Jobs::new();
+        for lane in lanes {
+            match locate(core, sad, batch, lane).and_then(|sa| admit(core, batch, lane, sa)) {
+                Ok(job) => jobs.push(job),
+                Err(why) => batch.drop(lane, why),
+            }
+        }
+        // By SA, and in arrival order within an SA. Does nothing much where all are of one SA.
+        jobs.sort_unstable_by_key(|job| (job.sa.id, job.lane));
+        open(core, batch, &mut jobs);
+        commit(core, batch, &mut jobs);
+        for job in &jobs {
+            match strip::strip(batch.packet_mut(job.lane), job.sa) {
+                Ok(strip::Stripped::Inner) => batch.send_to(job.lane, Gate::PostDecap),
+                Ok(strip::Stripped::Dummy) => batch.consume(job.lane, Consumed::Dummy),
+                Err(why) => {
+                    job.sa.counters(core.id).refused.add(1);
+                    batch.drop(job.lane, why);
+                }
+            }
+        }
+    }
+}
+
+/// Stage 1: the packet's SA.
+fn locate<'s>(
+    core: &mut CoreCx<'_>,
+    sad: &'s crate::sa::table::SaTable,
+    batch: &Batch<'_>,
+    lane: Lane,
+) -> Result<&'s Sa, DropReason> {
+    let packet = batch.packet(lane);
+    let (headers, frame) = (packet.headers(), packet.data());
+    let (Some(spi), Some(src), Some(dst)) = (headers.spi(frame), headers.src(frame), headers.dst(frame)) else {
+        return Err(DropReason::EspTruncated);
+    };
+    if !spi.is_assignable() {
+        return Err(if spi == Spi(0) { DropReason::SpiZero } else { DropReason::SpiReserved });
+    }
+    let v6 = headers.version() == Some(IpVersion::V6);
+    match sad.lookup(spi, dst, src) {
+        Lookup::Found(sa) => Ok(sa),
+        Lookup::Deleted => Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }),
+        Lookup::Unknown => {
+            if core.limiter.offer(core.now, src, dst, spi) {
+                let event = Event::InvalidSpi(InvalidSpi {
+                    spi,
+                    seq: headers.seq_low(frame).unwrap_or_default(),
+                    src,
+                    dst,
+                    udp_ports: headers.udp_ports(frame),
+                    port: packet.port(),
+                    core: core.id,
+                    at: core.now,
+                });
+                if !core.events.send(event) {
+                    core.counters.event_lost();
+                }
+            }
+            Err(if v6 { DropReason::UnknownSpiV6 } else { DropReason::UnknownSpiV4 })
+        }
+    }
+}
+
+/// Stage 2: what can be said of the packet before anything is spent on it.
+fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, DropReason> {
+    let packet = batch.packet(lane);
+    let (headers, frame) = (packet.headers(), packet.data());
+    let esp_len = headers.esp_range().len();
+    if sa.layout.payload_range(esp_len).is_none() {
+        return Err(DropReason::PadOrLength);
+    }
+    let low = headers.seq_low(frame).ok_or(DropReason::EspTruncated)?;
+    let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
+    Ok(Job { lane, sa, seq })
+}
+
+fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
+    let counters = sa.counters(core.id);
+    match refused {
+        Refused::Duplicate => counters.replay_duplicate.add(1),
+        Refused::TooOld => counters.replay_late.add(1),
+    }
+    DropReason::Replay
+}
+
+/// Stage 3: verify and decrypt, a call to the engine for each SA's run of packets. Packets that aren't authentic are
+/// dropped, and their numbers are lost on nobody: the window hasn't seen them.
+fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
+    let mut by_lane: [Option<&mut [u8]>; BURST] = [const { None }; BURST];
+    for (packet, slot) in batch.packets_mut().iter_mut().zip(&mut by_lane) {
+        let esp = packet.headers().esp_range();
+        *slot = packet.data_mut().get_mut(esp);
+    }
+    let mut opened = Lanes::NONE;
+    for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
+        let Some(sa) = run.first().map(|job| job.sa) else {
+            continue;
+        };
+        let mut lanes = ArrayVec::<Lane, BURST>::new();
+        let mut work = ArrayVec::<OpenJob<'_>, BURST>::new();
+        for job in run {
+            if let Some(esp) = by_lane[job.lane.index()].take() {
+                lanes.push(job.lane);
+                work.push(OpenJob::new(esp, job.seq.high()));
+            }
+        }
+        sa.opener.open_burst(&mut work);
+        opened |= lanes.into_iter().zip(&work).filter(|(_, work)| work.opened()).map(|(lane, _)| lane).collect();
+    }
+    jobs.retain(|job| {
+        let authentic = opened.contains(job.lane);
+        if !authentic {
+            job.sa.counters(core.id).auth_failed.add(1);
+            batch.drop(job.lane, DropReason::AuthFailed);
+        }
+        authentic
+    });
+}
+
+/// Stage 4: the window takes the numbers of authentic packets. A number that came twice in one burst falls out here.
+fn commit(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
+    let mut refused = Lanes::NONE;
+    for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
+        let Some(sa) = run.first().map(|job| job.sa) else {
+            continue;
+        };
+        let seqs: ArrayVec<SeqNo, BURST> = run.iter().map(|job| job.seq).collect();
+        sa.window.commit_run(&seqs, |index, why| {
+            if let Some(job) = run.get(index) {
+                refused.insert(job.lane);
+                batch.drop(job.lane, replayed(core, sa, why));
+            }
+        });
+        let counters = sa.counters(core.id);
+        let (mut packets, mut octets) = (0, 0);
+        for job in run.iter().filter(|job| !refused.contains(job.lane)) {
+            packets += 1;
+            let esp_len = batch.packet(job.lane).headers().esp_range().len();
+            octets += sa.layout.payload_range(esp_len).map_or(0, |payload| payload.len() as u64);
+        }
+        counters.packets.add(packets);
+        counters.octets.add(octets);
+    }
+    jobs.retain(|job| !refused.contains(job.lane));
+}

@@ -1,0 +1,116 @@
+//! How many events a core may send: enough to report every stuck peer, too few to be a load for anyone.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use crate::types::{Nanos, Spi};
+
+/// Flows whose last event a core remembers. Two flows that share a place push each other out, which costs an event from
+/// the bucket and nothing else.
+const PLACES: usize = 1024;
+/// A flow that goes on is reported to the control thread once in this time.
+const FLOW_INTERVAL: u64 = Nanos::SECOND;
+/// Events a second, and events at once.
+const RATE: u64 = 1000;
+const NANOS_PER_TOKEN: u64 = Nanos::SECOND / RATE;
+const BURST: u64 = 1000;
+
+#[derive(Clone, Copy, Default)]
+struct Place {
+    flow: u64,
+    /// None before the first event.
+    last: Option<Nanos>,
+}
+
+/// A core's limit on invalid-SPI events. Of a flow that goes on it lets one a second through; flows that are new share
+/// a token bucket, so that random SPIs from random sources can't exceed it.
+pub struct CoreLimiter {
+    places: Box<[Place]>,
+    /// Not to be guessed from outside, so that nobody can aim at another flow's place.
+    seed: u64,
+    tokens: u64,
+    filled: Nanos,
+}
+
+impl Default for CoreLimiter {
+    fn default() -> Self {
+        CoreLimiter {
+            places: vec![Place::default(); PLACES].into_boxed_slice(),
+            seed: RandomState::new().hash_one(0),
+            tokens: BURST,
+            filled: Nanos(0),
+        }
+    }
+}
+
+impl CoreLimiter {
+    /// Whether a packet on an unknown SPI is worth an event.
+    #[inline]
+    pub fn offer(&mut self, now: Nanos, src: IpAddr, dst: IpAddr, spi: Spi) -> bool {
+        let flow = self.hash(src, dst, spi);
+        let Some(place) = self.places.get_mut(flow as usize % PLACES) else {
+            return false;
+        };
+        if place.flow == flow && place.last.is_some_and(|last| now.since(last) < FLOW_INTERVAL) {
+            return false;
+        }
+        let fresh = now.since(self.filled) / NANOS_PER_TOKEN;
+        if fresh > 0 {
+            self.tokens = (self.tokens + fresh).min(BURST);
+            self.filled = Nanos(self.filled.0 + fresh * NANOS_PER_TOKEN);
+        }
+        if self.tokens == 0 {
+            return false;
+        }
+        self.tokens -= 1;
+        *place = Place { flow, last: Some(now) };
+        true
+    }
+
+    #[inline]
+    fn hash(&self, src: IpAddr, dst: IpAddr, spi: Spi) -> u64 {
+        [u128::from(spi.0), bits(src), bits(dst)].into_iter().fold(self.seed, |hash, word| {
+            let mixed = (word ^ u128::from(hash)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+            (mixed >> 64) as u64 ^ mixed as u64
+        })
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SRC: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 1, 1));
+    const DST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 10, 1, 2));
+
+    #[test]
+    fn a_flow_that_goes_on_is_an_event_a_second() {
+        let mut limiter = CoreLimiter::default();
+        let events = (0..100_000u64).filter(|n| limiter.offer(Nanos(n * 100_000), SRC, DST, Spi(7))).count();
+        assert_eq!(events, 10, "ten seconds at 10,000 packets a second");
+    }
+
+    #[test]
+    fn new_flows_share_a_bucket() {
+        let mut limiter = CoreLimiter::default();
+        // A million flows in one second: the burst, and what the second refills.
+        let events =
+            (0..1_000_000u32).filter(|n| limiter.offer(Nanos(u64::from(*n) * 1000), SRC, DST, Spi(n + 256))).count();
+        assert!((1000..=2000).contains(&events), "{events}");
+    }
+
+    #[test]
+    fn the_bucket_holds_no_more_than_a_burst() {
+        let mut limiter = CoreLimiter::default();
+        let later = Nanos::from_secs(3600);
+        let events = (0..10_000u32).filter(|n| limiter.offer(later, SRC, DST, Spi(n + 256))).count();
+        assert!(events <= 1000, "{events}");
+    }
+}

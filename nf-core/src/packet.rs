@@ -1,0 +1,209 @@
+//! One packet on its way through the gates: a borrowed buffer with room in front and behind, and what is known of it.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use crate::types::{PortIndex, Spi};
+use crate::wire::ethernet::MacAddr;
+use crate::wire::{Headers, Inner};
+
+/// A packet in somebody else's buffer, in one piece. On DPDK the buffer is an mbuf's, in tests a vector.
+#[derive(Debug)]
+pub struct Packet<'p> {
+    buffer: &'p mut [u8],
+    start: usize,
+    end: usize,
+    received: usize,
+    port: PortIndex,
+    headers: Headers,
+    macs: Macs,
+    /// Set by decapsulation: what came out.
+    decapsulated: Option<Decapsulated>,
+}
+
+/// Destination and source address of a received Ethernet header.
+type Macs = [u8; 2 * MacAddr::LEN];
+
+/// What decapsulation learned of a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Decapsulated {
+    /// The SPI of the SA that it came in on.
+    pub spi: Spi,
+    /// The packet that was inside (tunnel mode), or the packet with its ESP taken out (transport mode).
+    pub inner: Inner,
+    /// Whether it is for this host (transport mode) rather than to be forwarded (tunnel mode).
+    pub for_host: bool,
+}
+
+/// The buffer and the frame's place in it contradict each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the frame's octets {start}..{end} lie outside its buffer of {buffer} octets")]
+pub struct OutOfBuffer {
+    start: usize,
+    end: usize,
+    buffer: usize,
+}
+
+impl<'p> Packet<'p> {
+    /// A frame that was received on `port` and lies at `frame` in `buffer`. What is in front of it and behind it is
+    /// room for other headers.
+    pub fn new(buffer: &'p mut [u8], frame: Range<usize>, port: PortIndex) -> Result<Packet<'p>, OutOfBuffer> {
+        if buffer.get(frame.clone()).is_none() {
+            return Err(OutOfBuffer { start: frame.start, end: frame.end, buffer: buffer.len() });
+        }
+        Ok(Packet {
+            start: frame.start,
+            end: frame.end,
+            received: frame.len(),
+            buffer,
+            port,
+            headers: Headers::default(),
+            macs: [0; 2 * MacAddr::LEN],
+            decapsulated: None,
+        })
+    }
+
+    /// The frame.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// The frame, to be changed in place.
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Where the frame lies in its buffer.
+    #[inline]
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// Cuts the frame down to these of its octets.
+    #[inline]
+    pub fn narrow(&mut self, part: Range<usize>) -> Result<(), OutOfBuffer> {
+        let (start, end) = (self.start.saturating_add(part.start), self.start.saturating_add(part.end));
+        if start > end || end > self.end {
+            return Err(OutOfBuffer { start, end, buffer: self.end });
+        }
+        (self.start, self.end) = (start, end);
+        Ok(())
+    }
+
+    /// Puts room for a header of `N` octets in front of the frame; none if the buffer has no more room there. What the
+    /// room holds is left over from before: the caller writes all of it.
+    #[inline]
+    pub fn prepend<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.start = self.start.checked_sub(N)?;
+        self.data_mut().first_chunk_mut()
+    }
+
+    /// Octets of the frame as it was received, without FCS.
+    #[inline]
+    pub fn received_octets(&self) -> usize {
+        self.received
+    }
+
+    /// The port that it was received on.
+    #[inline]
+    pub fn port(&self) -> PortIndex {
+        self.port
+    }
+
+    /// The outer headers, as they were received. Offsets into [`Packet::data`] hold until decapsulation.
+    #[inline]
+    pub fn headers(&self) -> Headers {
+        self.headers
+    }
+
+    /// What decapsulation learned, once it is done.
+    #[inline]
+    pub fn decapsulated(&self) -> Option<&Decapsulated> {
+        self.decapsulated.as_ref()
+    }
+
+    /// The destination and source of the Ethernet header that the frame was received with.
+    #[inline]
+    pub fn received_macs(&self) -> (MacAddr, MacAddr) {
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = self.macs;
+        (MacAddr([d0, d1, d2, d3, d4, d5]), MacAddr([s0, s1, s2, s3, s4, s5]))
+    }
+
+    /// Notes the outcome of decapsulation. From here on [`Packet::data`] begins with the inner packet's IP header.
+    #[inline]
+    pub fn set_decapsulated(&mut self, outcome: Decapsulated) {
+        self.decapsulated = Some(outcome);
+    }
+
+    #[inline]
+    pub(crate) fn set_headers(&mut self, headers: Headers) {
+        self.headers = headers;
+        self.macs = self.data().first_chunk().copied().unwrap_or_default();
+    }
+
+    /// The addresses and numbers by which filters pick packets: of the outer packet, or, once it is decapsulated, of
+    /// the inner one with the SPI that it came in on. None for frames without IP.
+    pub fn selectors(&self) -> Option<PacketSelectors> {
+        if let Some(Decapsulated { spi, inner, .. }) = &self.decapsulated {
+            return Some(PacketSelectors {
+                src: inner.src,
+                dst: inner.dst,
+                protocol: inner.protocol,
+                ports: inner.ports,
+                spi: Some(*spi),
+            });
+        }
+        let (headers, frame) = (self.headers, self.data());
+        Some(PacketSelectors {
+            src: headers.src(frame)?,
+            dst: headers.dst(frame)?,
+            protocol: headers.protocol(),
+            ports: headers.udp_ports(frame),
+            spi: headers.spi(frame),
+        })
+    }
+}
+
+/// What a filter compares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PacketSelectors {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Upper-layer protocol number.
+    pub protocol: u8,
+    /// Source and destination port, where the packet shows them.
+    pub ports: Option<(u16, u16)>,
+    /// SPI, where the packet has one.
+    pub spi: Option<Spi>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_narrows_and_grows_within_its_buffer() {
+        let mut buffer = *b"....frame...";
+        let mut packet = Packet::new(&mut buffer, 4..9, PortIndex(0)).unwrap();
+        assert_eq!(packet.data(), b"frame");
+        packet.narrow(1..4).unwrap();
+        assert_eq!(packet.data(), b"ram");
+        assert!(packet.narrow(0..4).is_err());
+        packet.prepend::<2>().unwrap().copy_from_slice(b"XY");
+        assert_eq!(packet.data(), b"XYram");
+        assert!(packet.prepend::<4>().is_none());
+        assert_eq!(packet.received_octets(), 5);
+    }
+
+    #[test]
+    #[allow(clippy::reversed_empty_ranges)]
+    fn a_frame_outside_its_buffer_is_refused() {
+        let mut buffer = [0; 4];
+        assert!(Packet::new(&mut buffer, 2..5, PortIndex(0)).is_err());
+        assert!(Packet::new(&mut buffer, 3..2, PortIndex(0)).is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! The daemon: ports opened, workers launched, the control thread's loop, and the way down.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, SocketId, StartedPort, TxQueue};
+
+use super::clock::Clock;
+use super::reassembly::Reassembler;
+use super::worker::{Output, Worker};
+use super::{Error, eal, log};
+use crate::config::{self, Config, Idle, PortRole};
+use crate::control::controller::Controller;
+use crate::control::handler::{Daemon, Platform};
+use crate::control::proto::PortReport;
+use crate::control::server::ControlServer;
+use crate::net::NetPort;
+use crate::plugin::Registry;
+use crate::types::PortIndex;
+use crate::wire::ethernet::MacAddr;
+
+/// How often the control thread does what is due, if no request comes.
+const TICK: Duration = Duration::from_millis(50);
+/// Empty rounds before a core that may sleep does.
+const ROUNDS_BEFORE_SLEEP: u32 = 1000;
+/// How long it sleeps.
+const SLEEP: Duration = Duration::from_micros(50);
+/// Octets of a usual packet buffer, headroom included: a frame of 1,518 octets with room to spare.
+const DATA_ROOM: u16 = 2048 + dpdk_rs::HEADROOM;
+
+/// A port with its queues, as it was opened.
+struct OpenPort {
+    role: PortRole,
+    port: StartedPort,
+    rx: Vec<RxQueue>,
+    tx: Vec<TxQueue>,
+    next_hop: Option<MacAddr>,
+}
+
+struct Dpdk(Vec<(PortRole, usize, StartedPort)>);
+
+impl Platform for Dpdk {
+    fn dpdk_version(&self) -> String {
+        Eal::version()
+    }
+
+    fn ports(&self) -> Vec<PortReport> {
+        let report = |(role, rx_queues, port): &(PortRole, usize, StartedPort)| {
+            let (info, stats) = (port.info(), port.stats().unwrap_or_default());
+            PortReport {
+                name: port.name().to_owned(),
+                role: role.to_string(),
+                driver: info.driver.clone(),
+                mac: MacAddr(info.mac.0).to_string(),
+                link_up: port.link().is_ok_and(|link| link.up),
+                rx_queues: *rx_queues,
+                rx_packets: stats.ipackets,
+                tx_packets: stats.opackets,
+                rx_missed: stats.imissed,
+                rx_errors: stats.ierrors,
+                rx_no_buffer: stats.rx_nombuf,
+                tx_errors: stats.oerrors,
+            }
+        };
+        self.0.iter().map(report).collect()
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting; nothing stays behind then.
+pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
+    let config = Config::load(path)?;
+    log::init(&config.notify)?;
+    if !config.ports.iter().any(|port| port.role == PortRole::Unprotected) {
+        let problem =
+            format!("{}: there is no [[port]] with role = \"unprotected\", so no packet could come in", path.display());
+        return Err(Error::Unusable(problem));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| Error::Unusable(format!("signals can't be caught: {error}")))?;
+    }
+    // First of all: a second instance must not touch the ports.
+    let server = ControlServer::bind(&config.control.socket)?;
+
+    let eal = Eal::init(eal::daemon_args(&config.eal)?)?;
+    let served = serve(eal, &config, registry, &server, &stop);
+    eal::shut_down(eal);
+    served
+}
+
+/// The daemon's life. All that DPDK gives is gone when it ends.
+fn serve(
+    eal: Eal,
+    config: &Config,
+    registry: Registry,
+    server: &ControlServer,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), Error> {
+    let clock = Clock::new(eal);
+    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
+    let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
+    let workers = config.eal.cores.len();
+    let mut ports =
+        config.ports.iter().map(|port| open(eal, port, workers, &pool)).collect::<Result<Vec<_>, Error>>()?;
+
+    let net_ports = ports.iter().map(|open| {
+        let mac = MacAddr(open.port.info().mac.0);
+        (open.port.name().to_owned(), NetPort { role: open.role, mac, next_hop: open.next_hop })
+    });
+    let (controller, cores) =
+        Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
+
+    // All workers are made before the first is launched: one that can't be made leaves nothing running.
+    let mut made = Vec::with_capacity(workers);
+    let rx_queues: Vec<usize> = ports.iter().map(|open| open.rx.len()).collect();
+    for ((index, core), lcore) in cores.into_iter().enumerate().zip(eal.worker_lcores()) {
+        let mut rx = Vec::new();
+        let mut tx = Vec::new();
+        for (number, open) in ports.iter_mut().enumerate() {
+            let port = PortIndex(number as u8);
+            // Shares as equal as can be; with fewer queues than workers, the last ones have none.
+            let share = open.rx.len().div_ceil(workers - index);
+            rx.extend(open.rx.drain(..share).map(|queue| (port, queue)));
+            tx.push(open.tx.pop().map(Output::new));
+        }
+        let reassembler = if config.reassembly.enabled {
+            Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
+        } else {
+            None
+        };
+        made.push((*lcore, Worker::new(core, clock, rx, tx, big.clone(), reassembler)));
+    }
+    let launch = |(lcore, worker)| {
+        let (stop, idle) = (Arc::clone(stop), config.eal.idle);
+        eal.launch(lcore, move || work(worker, &stop, idle))
+    };
+    let handles = made.into_iter().map(launch).collect::<Result<Vec<_>, _>>()?;
+    let platform =
+        Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
+    tracing::info!(
+        workers,
+        sas = controller.sas().len(),
+        socket = %config.control.socket.display(),
+        dpdk = Eal::version(),
+        "nf-core runs"
+    );
+    control(Daemon { controller, platform }, server, clock, stop, handles)
+}
+
+/// The control thread's loop, and the way down.
+fn control(
+    mut daemon: Daemon<Dpdk>,
+    server: &ControlServer,
+    clock: Clock,
+    stop: &AtomicBool,
+    handles: Vec<LcoreHandle<()>>,
+) -> Result<(), Error> {
+    while !stop.load(Ordering::Relaxed) {
+        server.serve(&mut daemon, TICK);
+        daemon.controller.tick(clock.now());
+        // A worker ends only when it is told to, or when it panics; the panic's message is on stderr.
+        if let Some(dead) = handles.iter().find(|handle| handle.is_finished() && !stop.load(Ordering::Relaxed)) {
+            tracing::error!(lcore = ?dead.lcore(), "a worker has died; ending, to be started anew");
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+    tracing::info!("nf-core stops");
+    let ended = handles.into_iter().map(LcoreHandle::join).collect::<Vec<_>>();
+    daemon.controller.finish(clock.now());
+    ended.into_iter().collect::<Result<(), _>>().map_err(Into::into)
+}
+
+/// A worker core's loop.
+fn work(mut worker: Worker, stop: &AtomicBool, idle: Idle) {
+    let mut empty = 0u32;
+    while !stop.load(Ordering::Relaxed) {
+        if worker.poll() > 0 {
+            empty = 0;
+            continue;
+        }
+        empty = empty.saturating_add(1);
+        if idle == Idle::Sleep && empty > ROUNDS_BEFORE_SLEEP {
+            std::thread::sleep(SLEEP);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    worker.finish();
+}
+
+fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Result<OpenPort, Error> {
+    let port = Port::by_name(eal, &config.name)?;
+    let info = port.info()?;
+    let workers = u16::try_from(workers).unwrap_or(u16::MAX);
+    if info.max_tx_queues < workers {
+        return Err(Error::Unusable(format!(
+            "the port `{}` (driver {}) has {} transmit queues, and each of the {workers} workers needs one; name fewer \
+             [eal] cores, or give the device more (net_af_packet: qpairs={workers})",
+            config.name, info.driver, info.max_tx_queues
+        )));
+    }
+    let spread = if !info.rss_types.is_empty() || info.max_rx_queues < workers {
+        info.max_rx_queues.min(workers)
+    } else {
+        workers
+    };
+    let rx_queues = config.rx_queues.unwrap_or(spread);
+    let rss = rx_queues > 1;
+    let port_config =
+        PortConfig { rx_queues, tx_queues: workers, mtu: config.mtu, promiscuous: true, rss, ..PortConfig::default() };
+    let (port, rx, tx) = port.configure(&port_config, pool)?.start()?;
+    if rss && !port.active_rss().intersects(RssTypes::ESP) {
+        tracing::warn!(
+            port = config.name,
+            "the port's hash doesn't cover the SPI: all ESP between two addresses lands on one queue"
+        );
+    }
+    Ok(OpenPort { role: config.role, port, rx, tx, next_hop: config.next_hop_mac })
+}

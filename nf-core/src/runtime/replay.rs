@@ -1,0 +1,175 @@
+//! One pass over a capture: net_pcap in, net_pcap out, in order, without hugepages, devices or privileges.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use dpdk_rs::{Eal, Mempool, Port, PortConfig, SocketId};
+
+use super::clock::Clock;
+use super::reassembly::Reassembler;
+use super::worker::{Output, Worker};
+use super::{Error, eal, log};
+use crate::config::{Config, PortRole};
+use crate::control::controller::Controller;
+use crate::core::Core;
+use crate::counters::Snapshot;
+use crate::net::NetPort;
+use crate::plugin::Registry;
+use crate::types::PortIndex;
+use crate::wire::ethernet::MacAddr;
+
+/// The virtual port that reads one capture and writes the other.
+const PORT: &str = "net_pcap0";
+
+/// Octets of a usual packet buffer, headroom included: a frame of 1,518 octets with room to spare.
+const DATA_ROOM: u16 = 2048 + dpdk_rs::HEADROOM;
+
+/// What to play.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The configuration. Its ports and EAL arguments are for the daemon and play no part.
+    pub config: PathBuf,
+    /// The capture to read, with Ethernet frames.
+    pub input: PathBuf,
+    /// The capture to write: decapsulated packets.
+    pub output: PathBuf,
+    /// A file to write the counters to, as JSON.
+    pub stats_json: Option<PathBuf>,
+}
+
+/// Plays a capture through the network function; gives the counters.
+///
+/// # Errors
+/// A file that can't be read or written, a configuration that is wrong, or DPDK's refusal.
+pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
+    let config = Config::load(&replay.config)?;
+    log::init(&config.notify)?;
+    let input = open_capture(&replay.input)?;
+    let port = |role| (PORT.to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None });
+    let ports = vec![port(PortRole::Unprotected), port(PortRole::Protected)];
+    let (mut controller, cores) = Controller::new(&config, registry, ports, 1, log::sinks(&config.notify))?;
+    // Created before the work, so that it isn't for nothing.
+    let mut output = Created::new(&replay.output, &input)?;
+    let mut stats = replay.stats_json.as_deref().map(|path| Created::new(path, &input)).transpose()?;
+
+    let eal = Eal::init(eal::replay_args(config.eal.mbufs))?;
+    let played = play(eal, &config, &mut controller, cores, (&input, &output.file));
+    eal::shut_down(eal);
+    played?;
+
+    let counters = controller.counters();
+    if let Some(Created { file, path, .. }) = &mut stats {
+        serde_json::to_writer_pretty(file, &counters.report()).map_err(|error| failed(path, &error))?;
+    }
+    output.keep();
+    stats.iter_mut().for_each(Created::keep);
+    Ok(counters)
+}
+
+/// The pass itself. All that DPDK gives is gone when it ends.
+fn play(
+    eal: Eal,
+    config: &Config,
+    controller: &mut Controller,
+    cores: Vec<Core>,
+    (input, output): (&File, &File),
+) -> Result<(), Error> {
+    let clock = Clock::new(eal);
+    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, DATA_ROOM, SocketId::ANY)?;
+    let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
+    let reassembler = if config.reassembly.enabled {
+        Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
+    } else {
+        None
+    };
+    // By descriptor, since the names of files may hold what a device's arguments can't.
+    let fd = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+    eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(input), fd(output)))?;
+    let (_port, rx, tx) = Port::by_name(eal, PORT)?.configure(&PortConfig::default(), &pool)?.start()?;
+    // Both roles are the one port's: packets come in by the first, and leave by the second.
+    let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
+    let outputs = vec![None, tx.into_iter().next().map(Output::new)];
+    if let Some(core) = cores.into_iter().next() {
+        let mut worker = Worker::new(core, clock, rx, outputs, big, reassembler);
+        loop {
+            if worker.poll() > 0 {
+                controller.tick(clock.now());
+                continue;
+            }
+            // A capture has no pauses: an empty round is its end, unless fragments that wait hold all buffers.
+            let starved = pool.available() == 0;
+            worker.finish();
+            if !starved || pool.available() == 0 {
+                break;
+            }
+        }
+    }
+    controller.finish(clock.now());
+    Ok(())
+}
+
+fn failed(path: &Path, problem: &dyn std::fmt::Display) -> Error {
+    Error::File { path: path.to_owned(), problem: problem.to_string() }
+}
+
+/// Opens a capture and sees that it is one, with Ethernet frames.
+fn open_capture(path: &Path) -> Result<File, Error> {
+    let mut file = File::open(path).map_err(|error| failed(path, &error))?;
+    let mut header = Vec::new();
+    file.by_ref().take(24).read_to_end(&mut header).map_err(|error| failed(path, &error))?;
+    let word = |at: usize| header.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied();
+    let little = match word(0) {
+        Some([0xD4, 0xC3, 0xB2, 0xA1] | [0x4D, 0x3C, 0xB2, 0xA1]) => true,
+        Some([0xA1, 0xB2, 0xC3, 0xD4] | [0xA1, 0xB2, 0x3C, 0x4D]) => false,
+        // pcapng names the link type per interface, behind its section header.
+        Some([0x0A, 0x0D, 0x0D, 0x0A]) => return Ok(file),
+        _ => return Err(failed(path, &"isn't a pcap or pcapng file")),
+    };
+    let link = word(20).map(|word| if little { u32::from_le_bytes(word) } else { u32::from_be_bytes(word) });
+    match link.map(|link| link & 0xFFFF) {
+        Some(1) => Ok(file),
+        Some(other) => Err(failed(path, &format_args!("holds frames of link type {other}; only Ethernet (1) will do"))),
+        None => Err(failed(path, &"ends inside its header")),
+    }
+}
+
+/// A file that is to be written. Unless it is kept, it goes again if it wasn't there before.
+struct Created {
+    path: PathBuf,
+    file: File,
+    new: bool,
+}
+
+impl Created {
+    /// Creates a file, but not over the one that is read.
+    fn new(path: &Path, input: &File) -> Result<Created, Error> {
+        let new = !path.exists();
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(path).map_err(|error| failed(path, &error))?;
+        let created = Created { path: path.to_owned(), file, new };
+        let identity = |file: &File| file.metadata().map(|data| (data.dev(), data.ino(), data.is_file()));
+        match (identity(input), identity(&created.file)) {
+            (Ok(input), Ok(output)) if input == output => {
+                Err(failed(path, &"is the capture that is read; write to another file"))
+            }
+            // Only a regular file has something to be cut off.
+            (_, Ok((_, _, true))) => created.file.set_len(0).map(|()| created).map_err(|error| failed(path, &error)),
+            _ => Ok(created),
+        }
+    }
+
+    fn keep(&mut self) {
+        self.new = false;
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if self.new {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! A worker core: receive, process, send.
+
+use arrayvec::ArrayVec;
+use dpdk_rs::{Burst, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
+
+use super::clock::Clock;
+use super::reassembly::Reassembler;
+use crate::batch::{Batch, Fate};
+use crate::core::Core;
+use crate::drop::DropReason;
+use crate::lanes::BURST;
+use crate::packet::Packet;
+use crate::types::PortIndex;
+use crate::wire::{Headers, ethernet};
+
+/// How often a full transmit queue is tried before packets are dropped: drivers make room in the call.
+const TX_TRIES: usize = 4;
+
+/// What a worker holds: its core, its queues of each port, and where packets wait to be sent.
+pub(super) struct Worker {
+    core: Core,
+    clock: Clock,
+    rx: Vec<(PortIndex, RxQueue)>,
+    /// By port; none for ports that nothing leaves on.
+    tx: Vec<Option<Output>>,
+    big: Mempool,
+    reassembler: Option<Reassembler>,
+    /// Reassembled datagrams, which go through the pipeline after the burst that completed them.
+    whole: Burst<BURST>,
+}
+
+/// A port's transmit queue, and what is to leave on it.
+pub(super) struct Output {
+    queue: TxQueue,
+    burst: Burst<BURST>,
+}
+
+impl Output {
+    pub(super) fn new(queue: TxQueue) -> Output {
+        Output { queue, burst: Burst::default() }
+    }
+}
+
+/// What is left to do with a packet once its buffer is no longer borrowed.
+struct Outcome {
+    fate: Fate,
+    start: usize,
+    end: usize,
+    headers: Headers,
+}
+
+impl Worker {
+    pub(super) fn new(
+        core: Core,
+        clock: Clock,
+        rx: Vec<(PortIndex, RxQueue)>,
+        tx: Vec<Option<Output>>,
+        big: Mempool,
+        reassembler: Option<Reassembler>,
+    ) -> Worker {
+        Worker { core, clock, rx, tx, big, reassembler, whole: Burst::default() }
+    }
+
+    /// One round over all queues; gives how many packets came.
+    pub(super) fn poll(&mut self) -> usize {
+        self.core.poll_commands();
+        let mut received = 0;
+        for queue in 0..self.rx.len() {
+            let mut burst = Burst::<BURST>::default();
+            let Some((port, rx)) = self.rx.get_mut(queue) else {
+                break;
+            };
+            let port = *port;
+            let count = rx.recv(&mut burst);
+            if count == 0 {
+                continue;
+            }
+            received += count;
+            let octets: usize = burst.as_slice().iter().map(Mbuf::pkt_len).sum();
+            self.core.counters().rx().add(count as u64, octets as u64);
+            self.process(&mut burst, port);
+            if !self.whole.is_empty() {
+                let mut whole = std::mem::take(&mut self.whole);
+                self.process(&mut whole, port);
+            }
+        }
+        if let Some(reassembler) = &mut self.reassembler {
+            reassembler.expire(Tsc::now(), self.core.counters());
+        }
+        received
+    }
+
+    /// Gives up what is incomplete: there is nothing more to come.
+    pub(super) fn finish(&mut self) {
+        if let Some(reassembler) = &mut self.reassembler {
+            reassembler.finish(self.core.counters());
+        }
+    }
+
+    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex) {
+        let tsc = Tsc::now();
+        self.flatten(burst);
+        let mut outcomes = ArrayVec::<Outcome, BURST>::new();
+        {
+            let mut batch = Batch::default();
+            for mbuf in burst.as_mut_slice() {
+                // Flattened packets lend their buffers; the pipeline takes a burst at most.
+                if let Ok((buffer, frame)) = mbuf.buffer_mut()
+                    && let Ok(packet) = Packet::new(buffer, frame, port)
+                {
+                    let _ = batch.push(packet);
+                }
+            }
+            self.core.process(self.clock.at(tsc), &mut batch);
+            outcomes.extend(batch.lanes().map(|lane| {
+                let packet = batch.packet(lane);
+                let range = packet.range();
+                Outcome { fate: batch.fate(lane), start: range.start, end: range.end, headers: packet.headers() }
+            }));
+        }
+        let mut done = Burst::<BURST>::default();
+        for (mut mbuf, outcome) in burst.drain().zip(outcomes) {
+            match outcome.fate {
+                Fate::Send(to) => {
+                    let octets = mbuf.pkt_len() as u64;
+                    match mbuf.set_data(outcome.start, outcome.end - outcome.start) {
+                        Ok(()) => self.queue(mbuf, to),
+                        Err(_) => self.core.counters().drops(DropReason::NoBuffer).add(1, octets),
+                    }
+                }
+                Fate::Reassemble => self.reassemble(mbuf, outcome.headers, tsc),
+                // Freed together: `done` has room for a burst.
+                Fate::Dropped(_) | Fate::Consumed(_) | Fate::Pending => drop(done.push(mbuf)),
+            }
+        }
+        for output in 0..self.tx.len() {
+            self.flush(PortIndex(output as u8));
+        }
+    }
+
+    /// Puts packets that lie in several buffers into one each.
+    fn flatten(&mut self, burst: &mut Burst<BURST>) {
+        if burst.iter_mut().all(|mbuf| mbuf.buffer_mut().is_ok()) {
+            return;
+        }
+        let mut flat = Burst::default();
+        for mut mbuf in burst.drain() {
+            if mbuf.buffer_mut().is_err() {
+                match mbuf.linearise_into(&self.big) {
+                    Ok(copy) => mbuf = copy,
+                    Err(packet) => {
+                        let reason = match ethernet::payload(packet.data()) {
+                            _ if self.big.available() == 0 => DropReason::NoBuffer,
+                            Some((ethernet::ethertype::IPV6, _)) => DropReason::TooBigV6,
+                            _ => DropReason::TooBigV4,
+                        };
+                        self.core.counters().drops(reason).add(1, packet.pkt_len() as u64);
+                        continue;
+                    }
+                }
+            }
+            drop(flat.push(mbuf));
+        }
+        *burst = flat;
+    }
+
+    fn reassemble(&mut self, fragment: Mbuf, headers: Headers, now: Tsc) {
+        let counters = self.core.counters();
+        let Some(reassembler) = &mut self.reassembler else {
+            let v6 = headers.version() == Some(crate::wire::IpVersion::V6);
+            let reason = if v6 { DropReason::FragmentV6 } else { DropReason::FragmentV4 };
+            counters.drops(reason).add(1, fragment.pkt_len() as u64);
+            return;
+        };
+        if let Some(whole) = reassembler.insert(fragment, headers, now, counters) {
+            // A burst of fragments completes no more datagrams than it has packets.
+            drop(self.whole.push(whole));
+        }
+    }
+
+    fn queue(&mut self, packet: Mbuf, to: PortIndex) {
+        match self.tx.get_mut(to.index()) {
+            Some(Some(output)) => {
+                if let Err(packet) = output.burst.push(packet) {
+                    self.flush(to);
+                    // There is room now: `flush` leaves nothing.
+                    self.queue(packet, to);
+                }
+            }
+            _ => self.core.counters().drops(DropReason::NoRoute).add(1, packet.pkt_len() as u64),
+        }
+    }
+
+    /// Sends what waits for a port; what the port doesn't take is dropped.
+    fn flush(&mut self, port: PortIndex) {
+        let Some(Some(Output { queue, burst })) = self.tx.get_mut(port.index()) else {
+            return;
+        };
+        if burst.is_empty() {
+            return;
+        }
+        let octets = |burst: &Burst<BURST>| burst.as_slice().iter().map(Mbuf::pkt_len).sum::<usize>() as u64;
+        let (all, all_octets) = (burst.len() as u64, octets(burst));
+        for _ in 0..TX_TRIES {
+            queue.send(burst);
+            if burst.is_empty() {
+                break;
+            }
+        }
+        let (left, left_octets) = (burst.len() as u64, octets(burst));
+        let counters = self.core.counters();
+        counters.tx().add(all - left, all_octets - left_octets);
+        if left > 0 {
+            counters.drops(DropReason::TxFull).add(left, left_octets);
+            burst.clear();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! An inbound SA as the cores use it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::crypto::{Engine, EngineError, Layout, Opener};
+use crate::policy::Selectors;
+use crate::sa::replay::ReplayWindow;
+use crate::sa::spec::{Encap, Mode, SaParams};
+use crate::types::{CoreId, Spi};
+
+/// What tells one SA from another. RFC 4301 4.1 finds a unicast SA by SPI and destination; the source decides between
+/// two that share both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SaKey {
+    /// SPI.
+    pub spi: Spi,
+    /// Outer destination address: one of ours.
+    pub dst: IpAddr,
+    /// Outer source address: the peer's.
+    pub src: IpAddr,
+}
+
+/// An inbound SA. Shared by all cores: what changes in it is atomic, or per core.
+pub struct Sa {
+    /// What it is found by.
+    pub key: SaKey,
+    /// A number for sorting and display. No two SAs of a process have the same.
+    pub id: u32,
+    /// Tunnel or transport mode.
+    pub mode: Mode,
+    /// The encapsulation that was negotiated. Packets are taken with and without UDP all the same, since a peer may
+    /// choose freely (RFC 7296 2.23).
+    pub encap: Encap,
+    /// Lengths of the ESP fields.
+    pub layout: Layout,
+    /// What may be inside.
+    pub selectors: Selectors,
+    /// The anti-replay window.
+    pub window: ReplayWindow,
+    /// Verifies and decrypts.
+    pub opener: Box<dyn Opener>,
+    counters: Box<[SaCounters]>,
+}
+
+impl Sa {
+    /// Makes the SA with its key schedule, for `cores` cores.
+    pub fn new(params: &SaParams, id: u32, engine: &dyn Engine, cores: usize) -> Result<Sa, EngineError> {
+        Ok(Sa {
+            key: params.key(),
+            id,
+            mode: params.mode,
+            encap: params.encap,
+            layout: params.transform.layout(),
+            selectors: params.selectors.clone(),
+            window: ReplayWindow::new(params.replay_window, params.transform.esn()),
+            opener: engine.prepare(&params.transform)?,
+            counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
+        })
+    }
+
+    /// The counters that a core writes.
+    #[inline]
+    pub fn counters(&self, core: CoreId) -> &SaCounters {
+        &self.counters[core.index() % self.counters.len()]
+    }
+
+    /// The sum of all cores' counters.
+    pub fn totals(&self) -> SaTotals {
+        self.counters.iter().fold(SaTotals::default(), |sum, core| SaTotals {
+            packets: sum.packets + core.packets.get(),
+            octets: sum.octets + core.octets.get(),
+            replay_duplicate: sum.replay_duplicate + core.replay_duplicate.get(),
+            replay_late: sum.replay_late + core.replay_late.get(),
+            auth_failed: sum.auth_failed + core.auth_failed.get(),
+            refused: sum.refused + core.refused.get(),
+        })
+    }
+}
+
+impl std::fmt::Debug for Sa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sa")
+            .field("key", &self.key)
+            .field("id", &self.id)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A number that one core writes and any reads.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds; only the owning core calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One core's counters of an SA, on a cache line of their own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct SaCounters {
+    /// Authentic packets, dummies included.
+    pub packets: Count,
+    /// Octets of the ESP payload of authentic packets: what lifetimes count.
+    pub octets: Count,
+    /// Packets with a number that was seen before.
+    pub replay_duplicate: Count,
+    /// Packets with a number left of the window.
+    pub replay_late: Count,
+    /// Packets with a wrong ICV.
+    pub auth_failed: Count,
+    /// Authentic packets refused for what is inside: padding, next header, inner header, selectors, ECN.
+    pub refused: Count,
+}
+
+/// All cores' counters of an SA.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SaTotals {
+    /// As [`SaCounters::packets`].
+    pub packets: u64,
+    /// As [`SaCounters::octets`].
+    pub octets: u64,
+    /// As [`SaCounters::replay_duplicate`].
+    pub replay_duplicate: u64,
+    /// As [`SaCounters::replay_late`].
+    pub replay_late: u64,
+    /// As [`SaCounters::auth_failed`].
+    pub auth_failed: u64,
+    /// As [`SaCounters::refused`].
+    pub refused: u64,
+}

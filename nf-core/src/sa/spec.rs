@@ -1,0 +1,468 @@
+//! An SA as an operator, a file or IKE asks for it, and the check that makes a sound one of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+use zeroize::Zeroizing;
+
+use crate::crypto::{Integrity, Transform, TransformError};
+use crate::policy::Selectors;
+use crate::prefix::Prefix;
+use crate::sa::inbound::SaKey;
+use crate::sa::replay::WindowSize;
+use crate::types::Spi;
+
+/// A value that doesn't do, by the name of its field. The message says what is wrong and what would be right, and holds
+/// no octet of a key.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct FieldError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl FieldError {
+    /// An error about a field.
+    pub fn new(field: &'static str, message: impl fmt::Display) -> FieldError {
+        FieldError { field, message: message.to_string() }
+    }
+}
+
+/// The raw form of an SA: an `[[sa]]` table of nf.toml, or what `nf-ctl sa add` sends. Keys are zeroised when it is
+/// dropped, and not shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaSpec {
+    /// SPI: a number, or a string such as "0xB761863E".
+    #[serde(deserialize_with = "number_or_string")]
+    pub spi: String,
+    /// Outer source address: the peer's.
+    pub src: String,
+    /// Outer destination address: one of ours.
+    pub dst: String,
+    /// `tunnel` or `transport`.
+    pub mode: String,
+    /// The cipher.
+    pub alg: String,
+    /// The cipher's key in hex, for AEADs followed by the 4-octet salt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Secret>,
+    /// A file that holds `key` instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// The integrity algorithm, where the cipher doesn't authenticate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<String>,
+    /// Its key in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_key: Option<Secret>,
+    /// Extended sequence numbers.
+    #[serde(default)]
+    pub esn: bool,
+    /// Packets of the anti-replay window; 0 for none.
+    #[serde(default = "default_replay_window")]
+    pub replay_window: u32,
+    /// `none` or `udp`.
+    #[serde(default = "default_encap")]
+    pub encap: String,
+    /// What may be inside; empty for anything.
+    #[serde(default)]
+    pub selectors: SelectorSpec,
+}
+
+/// Inner networks, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelectorSpec {
+    /// Inner source networks.
+    #[serde(default)]
+    pub src: Vec<String>,
+    /// Inner destination networks.
+    #[serde(default)]
+    pub dst: Vec<String>,
+}
+
+fn default_replay_window() -> u32 {
+    64
+}
+
+fn default_encap() -> String {
+    Encap::None.as_str().to_owned()
+}
+
+fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a number or a string such as \"0xB761863E\"")]
+    enum Either {
+        Number(i64),
+        Text(String),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Number(number) => number.to_string(),
+        Either::Text(text) => text,
+    })
+}
+
+/// Text that is zeroised when dropped and never shown.
+#[derive(Clone, Serialize)]
+#[serde(transparent)]
+pub struct Secret(#[serde(serialize_with = "expose")] Zeroizing<String>);
+
+/// Only for the control socket, over which `nf-ctl sa add` sends it.
+fn expose<S: serde::Serializer>(secret: &Zeroizing<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret)
+}
+
+impl Secret {
+    /// Takes a text as a secret.
+    pub fn new(text: String) -> Secret {
+        Secret(Zeroizing::new(text))
+    }
+
+    /// The octets that the text writes in hex. The error tells where it goes wrong, and nothing of the text.
+    fn decode(&self, field: &'static str) -> Result<Zeroizing<Vec<u8>>, FieldError> {
+        let text = self.0.trim();
+        let text = text.strip_prefix("0x").unwrap_or(text);
+        hex::decode(text).map(Zeroizing::new).map_err(|error| match error {
+            hex::FromHexError::InvalidHexCharacter { index, .. } => {
+                FieldError::new(field, format_args!("character {} isn't a hex digit", index + 1))
+            }
+            hex::FromHexError::OddLength | hex::FromHexError::InvalidStringLength => {
+                FieldError::new(field, "has an odd number of hex digits; each octet takes two")
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<secret>")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        /// Tells what was found by its kind: serde's own messages quote the value.
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string of hex digits")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret::new(text.to_owned()))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Secret, E> {
+                Ok(Secret::new(text))
+            }
+
+            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Secret, E> {
+                Err(E::custom("expected a string of hex digits, found a number: put it in quotes"))
+            }
+
+            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Secret, E> {
+                self.visit_i64(0)
+            }
+
+            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Secret, E> {
+                self.visit_i64(0)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+macro_rules! names {
+    ($(#[$doc:meta])* $type:ident $field:literal { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $type {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $type {
+            /// The name in nf.toml.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $($type::$variant => $name,)*
+                }
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = FieldError;
+
+            fn from_str(name: &str) -> Result<$type, FieldError> {
+                match name {
+                    $($name => Ok($type::$variant),)*
+                    _ => {
+                        let names = [$($name),*].join("`, `");
+                        Err(FieldError::new($field, format_args!("`{name}` isn't one of `{names}`")))
+                    }
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use names;
+
+names! {
+    /// What ESP protects (RFC 4301 3.2).
+    Mode "mode" {
+        /// Whole packets behind an outer header.
+        Tunnel = "tunnel",
+        /// The payload of the packet that it is in.
+        Transport = "transport",
+    }
+}
+
+names! {
+    /// What ESP travels in.
+    Encap "encap" {
+        /// IP.
+        None = "none",
+        /// UDP (RFC 3948).
+        Udp = "udp",
+    }
+}
+
+/// A sound SA, ready to be made.
+#[derive(Clone, Debug)]
+pub struct SaParams {
+    /// SPI.
+    pub spi: Spi,
+    /// Outer source address.
+    pub src: IpAddr,
+    /// Outer destination address.
+    pub dst: IpAddr,
+    /// Tunnel or transport mode.
+    pub mode: Mode,
+    /// The encapsulation that was agreed.
+    pub encap: Encap,
+    /// Algorithms and keys.
+    pub transform: Transform,
+    /// Packets of the anti-replay window.
+    pub replay_window: WindowSize,
+    /// What may be inside.
+    pub selectors: Selectors,
+}
+
+impl SaParams {
+    /// What the SA is found by.
+    pub fn key(&self) -> SaKey {
+        SaKey { spi: self.spi, dst: self.dst, src: self.src }
+    }
+}
+
+impl SaSpec {
+    /// Checks every field, and reads `key_file`.
+    pub fn validate(&self) -> Result<SaParams, FieldError> {
+        let (src, dst) = (address("src", &self.src)?, address("dst", &self.dst)?);
+        if src.is_ipv4() != dst.is_ipv4() {
+            return Err(FieldError::new("dst", format_args!("{dst} isn't of the same IP version as src = {src}")));
+        }
+        Ok(SaParams {
+            spi: self.spi()?,
+            src,
+            dst,
+            mode: self.mode.parse()?,
+            encap: self.encap.parse()?,
+            transform: self.transform()?,
+            replay_window: self.replay_window.try_into().map_err(|error| FieldError::new("replay_window", error))?,
+            selectors: Selectors {
+                src: prefixes("selectors.src", &self.selectors.src)?,
+                dst: prefixes("selectors.dst", &self.selectors.dst)?,
+            },
+        })
+    }
+
+    fn spi(&self) -> Result<Spi, FieldError> {
+        let number = |_| format!("`{}` isn't a number of 32 bits, decimal or with 0x in hex", self.spi);
+        let spi: Spi = self.spi.parse().map_err(number).map_err(|message| FieldError::new("spi", message))?;
+        if spi.is_assignable() {
+            return Ok(spi);
+        }
+        let message = format!("{} is reserved (RFC 4303 2.1); use 256 to 4294967295", spi.0);
+        Err(FieldError::new("spi", message))
+    }
+
+    fn transform(&self) -> Result<Transform, FieldError> {
+        let cipher = self.alg.parse().map_err(|error: TransformError| FieldError::new("alg", error))?;
+        let key = match (&self.key, &self.key_file) {
+            (Some(key), None) => key.decode("key")?,
+            (None, Some(path)) => read_secret(path).and_then(|secret| secret.decode("key_file"))?,
+            (None, None) if self.alg == "null" => Zeroizing::default(),
+            (None, None) => return Err(FieldError::new("key", "is missing; give `key` or `key_file`")),
+            (Some(_), Some(_)) => return Err(FieldError::new("key_file", "is given beside `key`; leave out one")),
+        };
+        let integrity = self.auth.as_deref().map(Integrity::from_str).transpose();
+        let integrity = integrity.map_err(|error| FieldError::new("auth", error))?;
+        let auth_key = self.auth_key.as_ref().map(|key| key.decode("auth_key")).transpose()?;
+        let auth = match (integrity, &auth_key) {
+            (Some(integrity), Some(key)) => Some((integrity, key.as_slice())),
+            (None, None) => None,
+            (Some(_), None) => return Err(FieldError::new("auth_key", "is missing; `auth` needs a key")),
+            (None, Some(_)) => return Err(FieldError::new("auth", "is missing; `auth_key` is given without it")),
+        };
+        Transform::new(cipher, &key, auth, self.esn).map_err(|error| {
+            let field = match error {
+                TransformError::KeyLength { .. } => "key",
+                TransformError::AuthKeyLength { .. } => "auth_key",
+                _ => "auth",
+            };
+            FieldError::new(field, error)
+        })
+    }
+}
+
+pub(crate) fn address(field: &'static str, text: &str) -> Result<IpAddr, FieldError> {
+    text.parse().map_err(|_| FieldError::new(field, format_args!("`{text}` isn't an IP address")))
+}
+
+pub(crate) fn prefixes(field: &'static str, list: &[String]) -> Result<Vec<Prefix>, FieldError> {
+    list.iter().map(|text| text.parse().map_err(|error| FieldError::new(field, error))).collect()
+}
+
+/// Reads a file that holds a secret, and insists that nobody else can.
+pub fn read_secret(path: &Path) -> Result<Secret, FieldError> {
+    let error = |problem: &dyn fmt::Display| FieldError::new("key_file", format_args!("{}: {problem}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|e| error(&e))?;
+    if !metadata.is_file() {
+        return Err(error(&"isn't a regular file"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(error(&"others than its owner may access it; run: chmod 600 on it"));
+    }
+    // An AES-256 key is 72 digits long; nothing larger is a key.
+    if metadata.len() > 4096 {
+        return Err(error(&"is too large to hold a key in hex"));
+    }
+    std::fs::read_to_string(path).map(Secret::new).map_err(|e| error(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn spec(change: impl FnOnce(&mut serde_json::Value)) -> Result<SaSpec, serde_json::Error> {
+        let mut json = serde_json::json!({
+            "spi": 3_076_621_886u32, "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel",
+            "alg": "aes-gcm-16", "key": "5a".repeat(20),
+        });
+        change(&mut json);
+        serde_json::from_value(json)
+    }
+
+    fn refusal(change: impl FnOnce(&mut serde_json::Value)) -> String {
+        spec(change).unwrap().validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_interface() {
+        let params = spec(|_| ()).unwrap().validate().unwrap();
+        assert_eq!((params.spi, params.mode, params.encap), (Spi(0xB761_863E), Mode::Tunnel, Encap::None));
+        assert_eq!((params.replay_window.get(), params.transform.esn()), (64, false));
+        assert_eq!(params.selectors, Selectors::default());
+    }
+
+    #[test]
+    fn an_spi_may_be_text() {
+        let params = spec(|sa| sa["spi"] = "0xFF000001".into()).unwrap().validate().unwrap();
+        assert_eq!(params.spi, Spi(0xFF00_0001));
+    }
+
+    #[test]
+    fn each_bad_field_is_named_with_its_mend() {
+        let cases: [(&str, serde_json::Value, &str); 11] = [
+            ("spi", 255.into(), "spi: 255 is reserved (RFC 4303 2.1); use 256 to 4294967295"),
+            ("spi", (-1).into(), "spi: `-1` isn't a number of 32 bits, decimal or with 0x in hex"),
+            ("src", "10.1.1".into(), "src: `10.1.1` isn't an IP address"),
+            ("src", "2001:db8::1".into(), "dst: 10.10.1.2 isn't of the same IP version as src = 2001:db8::1"),
+            ("mode", "beet".into(), "mode: `beet` isn't one of `tunnel`, `transport`"),
+            ("encap", "tcp".into(), "encap: `tcp` isn't one of `none`, `udp`"),
+            (
+                "replay_window",
+                16.into(),
+                "replay_window: a replay window of 16 packets isn't possible: set 32 to 65536, or 0 to switch replay protection off",
+            ),
+            ("key", "5a5".into(), "key: has an odd number of hex digits; each octet takes two"),
+            ("key", "5a5g".into(), "key: character 4 isn't a hex digit"),
+            ("auth_key", "00".into(), "auth: is missing; `auth_key` is given without it"),
+            (
+                "selectors",
+                serde_json::json!({"src": ["10.0.0.1/8"]}),
+                "selectors.src: `10.0.0.1/8` has bits set behind its length; the network is 10.0.0.0/8",
+            ),
+        ];
+        for (field, value, expected) in cases {
+            assert_eq!(refusal(|sa| sa[field] = value), expected);
+        }
+    }
+
+    #[test]
+    fn algorithm_and_keys_must_fit() {
+        assert!(refusal(|sa| sa["alg"] = "aes-cbc".into()).starts_with("key: aes-cbc takes a key of 16 or 24 or 32"));
+        let cbc = |sa: &mut serde_json::Value| {
+            sa["alg"] = "aes-cbc".into();
+            sa["key"] = "00".repeat(16).into();
+        };
+        assert!(refusal(cbc).starts_with("auth: aes-cbc doesn't authenticate"));
+        let no_key = |sa: &mut serde_json::Value| {
+            cbc(sa);
+            sa["auth"] = "hmac-sha1-96".into();
+        };
+        assert_eq!(refusal(no_key), "auth_key: is missing; `auth` needs a key");
+        assert_eq!(refusal(|sa| sa["key"] = serde_json::Value::Null), "key: is missing; give `key` or `key_file`");
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_by_name() {
+        let error = spec(|sa| sa["colour"] = "red".into()).unwrap_err().to_string();
+        assert!(error.contains("unknown field `colour`"), "{error}");
+    }
+
+    #[test]
+    fn no_key_is_shown() {
+        let secret = "a1b2c3d4".repeat(5);
+        let shown = format!("{:?}", spec(|sa| sa["key"] = secret.clone().into()).unwrap());
+        assert!(!shown.contains("a1b2"), "{shown}");
+        let number = spec(|sa| sa["key"] = 12_345_678.into()).unwrap_err().to_string();
+        assert!(!number.contains("12345678"), "{number}");
+    }
+
+    #[test]
+    fn a_key_file_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, format!("{}\n", "5a".repeat(20))).unwrap();
+        let with_file = |sa: &mut serde_json::Value| {
+            sa["key"] = serde_json::Value::Null;
+            sa["key_file"] = path.to_str().unwrap().into();
+        };
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(refusal(with_file).ends_with("others than its owner may access it; run: chmod 600 on it"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(spec(with_file).unwrap().validate().is_ok());
+        std::fs::remove_file(&path).unwrap();
+        assert!(refusal(with_file).contains("No such file"));
+    }
+}

@@ -1,0 +1,115 @@
+//! IPv4 headers (RFC 791), changed in place. Functions on a packet that is too short do nothing: the caller has parsed
+//! it before.
+
+use super::{checksum, put_u16, u16_at};
+
+/// Octets of a header without options.
+pub const MIN_HEADER_LEN: usize = 20;
+
+/// Offsets of fields.
+pub(super) mod field {
+    pub(crate) const TOS: usize = 1;
+    pub(crate) const TOTAL_LEN: usize = 2;
+    pub(crate) const FRAGMENT: usize = 6;
+    pub(crate) const TTL: usize = 8;
+    pub(crate) const PROTOCOL: usize = 9;
+    pub(crate) const CHECKSUM: usize = 10;
+    pub(crate) const SRC: usize = 12;
+    pub(crate) const DST: usize = 16;
+}
+
+/// Bits of the fragment field.
+pub(super) mod fragment {
+    /// More fragments follow.
+    pub(crate) const MORE: u16 = 0x2000;
+    /// The offset, in units of 8 octets.
+    pub(crate) const OFFSET: u16 = 0x1FFF;
+}
+
+/// The header's length as it claims, at least 20 octets.
+#[inline]
+pub(super) fn header_len(packet: &[u8]) -> Option<usize> {
+    let len = usize::from(packet.first()? & 0x0F) * 4;
+    (len >= MIN_HEADER_LEN).then_some(len)
+}
+
+/// Sets the total length and makes the header checksum anew.
+pub fn set_total_length(packet: &mut [u8], len: usize) {
+    put_u16(packet, field::TOTAL_LEN, u16::try_from(len).unwrap_or(u16::MAX));
+    refresh_checksum(packet);
+}
+
+/// Makes the header checksum anew.
+pub fn refresh_checksum(packet: &mut [u8]) {
+    put_u16(packet, field::CHECKSUM, 0);
+    let sum = header_len(packet).and_then(|len| packet.get(..len)).map(checksum::checksum);
+    if let Some(sum) = sum {
+        put_u16(packet, field::CHECKSUM, sum);
+    }
+}
+
+/// Takes one hop off the TTL. False, and nothing changed, if the packet may not be forwarded any more.
+#[inline]
+#[must_use]
+pub fn decrement_ttl(packet: &mut [u8]) -> bool {
+    match packet.get(field::TTL) {
+        Some(ttl) if *ttl > 1 => {}
+        _ => return false,
+    }
+    change_word(packet, field::TTL, |word| word - 0x0100);
+    true
+}
+
+/// Sets the ECN bits (RFC 3168 5).
+#[inline]
+pub fn set_ecn(packet: &mut [u8], ecn: u8) {
+    change_word(packet, 0, |word| word & !3 | u16::from(ecn & 3));
+}
+
+/// Changes a word of the header and its checksum with it.
+#[inline]
+fn change_word(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
+    if let (Some(before), Some(sum)) = (u16_at(packet, at), u16_at(packet, field::CHECKSUM)) {
+        let after = change(before);
+        put_u16(packet, at, after);
+        put_u16(packet, field::CHECKSUM, checksum::update(sum, before, after));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(octets: [u8; 20]) -> [u8; 20] {
+        let mut header = octets;
+        header[0] = 0x45;
+        refresh_checksum(&mut header);
+        header
+    }
+
+    proptest! {
+        #[test]
+        fn changes_keep_the_checksum_sound(octets: [u8; 20], ecn in 0u8..4, len in 20usize..65536) {
+            let mut packet = header(octets);
+            prop_assert!(checksum::is_valid(&packet));
+            set_ecn(&mut packet, ecn);
+            prop_assert_eq!((packet[1] & 3, packet[1] >> 2), (ecn, octets[1] >> 2));
+            prop_assert!(checksum::is_valid(&packet));
+            prop_assert_eq!(decrement_ttl(&mut packet), octets[8] > 1);
+            prop_assert_eq!(packet[8], if octets[8] > 1 { octets[8] - 1 } else { octets[8] });
+            prop_assert!(checksum::is_valid(&packet));
+            set_total_length(&mut packet, len);
+            prop_assert_eq!(u16_at(&packet, 2), Some(len as u16));
+            prop_assert!(checksum::is_valid(&packet));
+        }
+
+        #[test]
+        fn a_packet_that_is_too_short_does_no_harm(mut octets in prop::collection::vec(any::<u8>(), 0..20)) {
+            set_total_length(&mut octets, 20);
+            set_ecn(&mut octets, 3);
+            let _ = decrement_ttl(&mut octets);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! UDP headers (RFC 768) and what is behind port 4500 (RFC 3948).
+
+/// Octets of a header.
+pub const HEADER_LEN: usize = 8;
+/// The port of IKE and ESP behind a NAT (RFC 3948 2.1).
+pub const NAT_T_PORT: u16 = 4500;
+
+/// Offsets of fields.
+pub(super) mod field {
+    pub(crate) const DST_PORT: usize = 2;
+    pub(crate) const LEN: usize = 4;
+    pub(crate) const CHECKSUM: usize = 6;
+}

@@ -1,0 +1,271 @@
+//! Changes at run time, over the real socket, while cores work.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{Fixture, Nf};
+use nf_core::control::client::{Client, ClientError};
+use nf_core::control::handler::{Daemon, Platform};
+use nf_core::control::proto::{PortReport, Request, SaName, SaReport, Status};
+use nf_core::control::server::ControlServer;
+use nf_core::counters::Report;
+use nf_core::drop::DropReason;
+use nf_core::sa::spec::SaSpec;
+use nf_core::types::{Nanos, Spi};
+
+struct NoPorts;
+
+impl Platform for NoPorts {
+    fn dpdk_version(&self) -> String {
+        "none".to_owned()
+    }
+
+    fn ports(&self) -> Vec<PortReport> {
+        Vec::new()
+    }
+}
+
+const SPI: Spi = Spi(0x1234_5678);
+
+fn spec(spi: Spi, dst: &str) -> SaSpec {
+    serde_json::from_value(serde_json::json!({
+        "spi": spi.0, "src": "10.1.1.1", "dst": dst, "mode": "tunnel", "alg": "aes-gcm-16", "key": "5a".repeat(20),
+    }))
+    .unwrap()
+}
+
+/// A daemon without ports on a socket, its cores working, for as long as `test` runs.
+fn with_daemon(nf: Nf, test: impl FnOnce(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("nf.sock");
+    let server = ControlServer::bind(&socket).unwrap();
+    let Nf { controller, mut cores, .. } = nf;
+    let mut daemon = Daemon { controller, platform: NoPorts };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for core in &mut cores {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    core.poll_commands();
+                    std::thread::yield_now();
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                server.serve(&mut daemon, Duration::from_millis(5));
+                daemon.controller.tick(Nanos::from_secs(5));
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&socket)));
+        done.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> String {
+    match result {
+        Err(ClientError::Refused(message)) => message,
+        other => format!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn sas_come_and_go() {
+    with_daemon(Nf::new("[sad]\ncapacity = 3\n", 2), |socket| {
+        let mut client = Client::connect(socket).unwrap();
+        let add =
+            |client: &mut Client, spi, dst: &str| client.call::<()>(&Request::SaAdd { sa: Box::new(spec(spi, dst)) });
+        let name = |dst: Option<&str>| SaName { spi: SPI, dst: dst.map(|dst| dst.parse().unwrap()), src: None };
+        add(&mut client, SPI, "10.10.1.2").unwrap();
+        assert!(
+            refusal(add(&mut client, SPI, "10.10.1.2")).contains("exists; delete it first: nf-ctl sa del 0x12345678")
+        );
+        add(&mut client, SPI, "10.10.1.3").unwrap();
+
+        let shown: SaReport = client.call(&Request::SaShow { sa: name(Some("10.10.1.3")) }).unwrap();
+        assert_eq!((shown.spi, shown.transform.as_str(), shown.packets), (SPI, "esp-gcm 128", 0));
+        let ambiguous = client.call::<SaReport>(&Request::SaShow { sa: name(None) });
+        assert_eq!(refusal(ambiguous), "2 SAs have SPI 0x12345678(305419896); name one with --dst and --src");
+
+        client.call::<()>(&Request::SaDel { sa: name(Some("10.10.1.2")) }).unwrap();
+        let list: Vec<SaReport> = client.call(&Request::SaList {}).unwrap();
+        assert_eq!(list.iter().map(|sa| sa.dst.to_string()).collect::<Vec<_>>(), ["10.10.1.3"]);
+        let gone = client.call::<()>(&Request::SaDel { sa: name(Some("10.10.1.2")) });
+        assert!(refusal(gone).starts_with("there is no SA with SPI 0x12345678(305419896) to 10.10.1.2"));
+
+        add(&mut client, Spi(0x1000), "10.10.1.2").unwrap();
+        // Two live and one that is remembered fill the table.
+        assert!(refusal(add(&mut client, Spi(0x1001), "10.10.1.2")).contains("no room for more than 3 SAs"));
+        // What was deleted may come back all the same.
+        add(&mut client, SPI, "10.10.1.2").unwrap();
+    });
+}
+
+#[test]
+fn a_bad_sa_is_refused_by_field_and_shows_no_key() {
+    with_daemon(Nf::new("", 1), |socket| {
+        let mut client = Client::connect(socket).unwrap();
+        let mut bad = spec(SPI, "10.10.1.2");
+        bad.mode = "beet".to_owned();
+        let refused = refusal(client.call::<()>(&Request::SaAdd { sa: Box::new(bad) }));
+        assert_eq!(refused, "mode: `beet` isn't one of `tunnel`, `transport`");
+
+        client.call::<()>(&Request::SaAdd { sa: Box::new(spec(SPI, "10.10.1.2")) }).unwrap();
+        let mut raw = UnixStream::connect(socket).unwrap();
+        raw.write_all(
+            b"{\"op\":\"sa-list\"}\n{\"op\":\"sa-add\",\"sa\":{\"spi\":\"5a5a5a5a\",\"esn\":\"5a5a5a5a5a5a\"}}\n",
+        )
+        .unwrap();
+        let mut lines = BufReader::new(raw).lines();
+        for _ in 0..2 {
+            let line = lines.next().unwrap().unwrap();
+            assert!(!line.contains("5a5a5a"), "{line}");
+        }
+    });
+}
+
+#[test]
+fn nonsense_is_answered_and_the_connection_lives_on() {
+    with_daemon(Nf::new("", 1), |socket| {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut ask = |request: &[u8]| {
+            stream.write_all(request).unwrap();
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            line
+        };
+        assert!(ask(b"hello\n").contains("can't be understood"));
+        assert!(ask(b"\xFF\xFE\n").contains("can't be understood"));
+        assert!(ask(b"{\"op\":\"explode\"}\n").contains("unknown variant `explode`"));
+        assert!(ask(b"{\"op\":\"status\",\"extra\":1}\n").contains("unknown field"));
+        assert!(ask(b"{\"op\":\"status\"}\n").contains("\"protocol\":1"));
+    });
+}
+
+#[test]
+fn a_line_that_is_too_long_ends_the_connection_and_nobody_elses() {
+    with_daemon(Nf::new("", 1), |socket| {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        // The daemon may hang up while this is still being written.
+        let _ = stream.write_all(&vec![b'x'; 3 << 20]);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.is_empty() || answer.contains("longer than"), "{answer}");
+        let status: Status = Client::connect(socket).unwrap().call(&Request::Status {}).unwrap();
+        assert_eq!(status.cores, 1);
+    });
+}
+
+#[test]
+fn idle_clients_keep_nobody_out_but_the_thirty_third() {
+    with_daemon(Nf::new("", 1), |socket| {
+        let idle: Vec<UnixStream> = (0..32).map(|_| UnixStream::connect(socket).unwrap()).collect();
+        let mut answer = String::new();
+        UnixStream::connect(socket).unwrap().read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("32 clients are connected"), "{answer}");
+        drop(idle);
+        // Their threads notice at once; until they have, the next client may still be refused.
+        let served = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            Client::connect(socket).is_ok()
+        });
+        assert!(served);
+    });
+}
+
+#[test]
+fn counters_are_cleared_on_demand() {
+    let fixture = Fixture::load("replay-gcm128");
+    let mut nf = Nf::new(&fixture.config, 1);
+    nf.receive(fixture.frames.iter().map(Vec::as_slice));
+    with_daemon(nf, |socket| {
+        let mut client = Client::connect(socket).unwrap();
+        let cleared: Report = client.call(&Request::CountersClear {}).unwrap();
+        assert_eq!(cleared.feature(19).unwrap().packets, 5);
+        let after: Report = client.call(&Request::Counters {}).unwrap();
+        assert_eq!((after.rx.packets, after.feature(19).unwrap().packets), (0, 0));
+        let cores: Vec<Report> = client.call(&Request::CoreCounters {}).unwrap();
+        assert_eq!(cores[0].rx.packets, 17, "a core's own counters go on");
+    });
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group_and_goes_with_its_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sub/nf.sock");
+    let server = ControlServer::bind(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let second = ControlServer::bind(&path).unwrap_err().to_string();
+    let expected = format!("another nf-core (pid {}) serves {}", std::process::id(), path.display());
+    assert!(second.starts_with(&expected), "{second}");
+    drop(server);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing stays behind, nor the directory");
+}
+
+#[test]
+fn a_dead_processs_socket_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nf.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    std::fs::write(dir.path().join("nf.sock.lock"), "1").unwrap();
+    assert!(path.exists());
+    assert!(ControlServer::bind(&path).is_ok());
+}
+
+#[test]
+fn a_socket_that_cannot_be_made_says_why() {
+    let long = format!("/tmp/{}/nf.sock", "x".repeat(120));
+    let error = ControlServer::bind(Path::new(&long)).unwrap_err().to_string();
+    assert!(error.contains("octets at most"), "{error}");
+    let error = ControlServer::bind(Path::new("/proc/nf/nf.sock")).unwrap_err().to_string();
+    assert!(error.contains("set [control] socket"), "{error}");
+}
+
+#[test]
+fn without_a_daemon_the_client_says_so() {
+    let error = Client::connect(Path::new("/nonexistent/nf.sock")).unwrap_err().to_string();
+    assert!(error.contains("no nf-core at /nonexistent/nf.sock: there is no such socket"), "{error}");
+}
+
+/// An SA that was deleted a moment ago: late packets are counted as such, and raise no alarm.
+#[test]
+fn late_packets_on_a_deleted_sa_are_no_invalid_spi() {
+    let fixture = Fixture::load("v4-tunnel-gcm128");
+    let mut nf = Nf::new(&format!("[sad]\ndeleted_memory_s = 10\n{}", fixture.config), 1);
+    let key = nf.controller.sas().next().unwrap().sa.key;
+    nf.now = Nanos::from_secs(1);
+    nf.tick(Nanos::from_secs(1));
+    let done = AtomicBool::new(false);
+    let (controller, core) = (&mut nf.controller, &mut nf.cores[0]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                core.poll_commands();
+            }
+        });
+        controller.delete_sa(key.spi, None, None).unwrap();
+        done.store(true, Ordering::Relaxed);
+    });
+    let all = fixture.frames.len() as u64;
+    nf.receive(fixture.frames.iter().map(Vec::as_slice));
+    assert_eq!(nf.counters().drops(DropReason::InvalidSaV4).packets, all);
+    assert_eq!(nf.controller.notifier().report(nf.now, 10).flows, []);
+
+    // After a while the SPI is as unknown as any other.
+    nf.tick(Nanos::from_secs(12));
+    nf.receive(fixture.frames.iter().map(Vec::as_slice));
+    nf.tick(Nanos::from_secs(12));
+    assert_eq!(nf.counters().drops(DropReason::UnknownSpiV4).packets, all);
+    assert_eq!(nf.controller.notifier().report(nf.now, 10).flows.len(), 1);
+}

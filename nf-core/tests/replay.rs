@@ -1,0 +1,135 @@
+//! `nf-core replay` as a program: captures through net_pcap, as an operator plays them.
+#![cfg(feature = "dpdk")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{Fixture, fixture_dir, fixtures, read_pcap};
+use nf_core::counters::Report;
+
+const MESSAGE: &str = "%CRYPTO-4-RECVD_PKT_INV_SPI: decaps: rec'd IPSEC packet has invalid spi for destaddr=";
+
+fn nf_core() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_nf-core"))
+}
+
+fn replay(config: &Path, input: &Path, output: &Path, stats: &Path) -> Output {
+    nf_core()
+        .arg("replay")
+        .arg("--config")
+        .arg(config)
+        .args([input, output])
+        .arg("--stats-json")
+        .arg(stats)
+        .output()
+        .unwrap()
+}
+
+fn report(path: &Path) -> Report {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn conserved(report: &Report) -> bool {
+    let consumed: u64 = report.consumed.values().map(|tally| tally.packets).sum();
+    let dropped: u64 = report.feature.iter().map(|row| row.packets).sum();
+    report.rx.packets == report.tx.packets + consumed + dropped
+}
+
+#[test]
+fn every_fixture_goes_through_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in fixtures() {
+        let fixture = Fixture::load(&name);
+        std::fs::write(path("nf.toml"), &fixture.config).unwrap();
+        let input = fixture_dir().join(format!("{name}.pcap"));
+        let out = replay(&path("nf.toml"), &input, &path("out.pcap"), &path("stats.json"));
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.success(), "{name}: {stderr}");
+        fixture.check_output(&read_pcap(&path("out.pcap")));
+
+        let report = report(&path("stats.json"));
+        assert!(conserved(&report), "{name}: {report:?}");
+        assert_eq!(report.rx.packets, fixture.frames.len() as u64, "{name}");
+        assert_eq!(report.tx.packets, fixture.inner.len() as u64, "{name}");
+        let dropped: u64 = fixture.drops.iter().map(|(_, count)| count).sum();
+        assert_eq!(report.global["IpsecInput"].packets, dropped, "{name}");
+
+        // One message for each flow on an unknown SPI, and none otherwise.
+        let unknown = fixture.drops.iter().any(|(kind, _)| kind == "unknown_spi");
+        let lines: Vec<&str> = stderr.lines().filter(|line| line.contains("RECVD_PKT_INV_SPI")).collect();
+        assert_eq!(!lines.is_empty(), unknown, "{name}: {stderr}");
+        for line in &lines {
+            assert!(line.starts_with(MESSAGE), "{name}: {line}");
+            assert!(line.contains(", prot=50, spi=0x") && line.contains("), srcaddr="), "{name}: {line}");
+        }
+        let mut distinct = lines.clone();
+        distinct.dedup();
+        assert_eq!(distinct, lines, "{name}: a message twice");
+    }
+}
+
+/// A refusal: exit code 1, one line on stderr that says this.
+fn refused(output: &Output, expected: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("nf-core: ") && stderr.contains(expected), "{stderr}\nexpected: {expected}");
+}
+
+#[test]
+fn bad_files_are_refused_in_a_sentence_and_nothing_stays_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let (config, input) = (path("nf.toml"), fixture_dir().join("v4-tunnel-gcm128.pcap"));
+    std::fs::write(&config, "").unwrap();
+    let run = |config: &Path, input: &Path, output: &Path| replay(config, input, output, &path("stats.json"));
+
+    refused(&run(&path("none.toml"), &input, &path("out.pcap")), "none.toml: there is no such file");
+    refused(&run(&config, &path("none.pcap"), &path("out.pcap")), "none.pcap: No such file");
+    refused(&run(&config, &input, &path("no/dir/out.pcap")), "no/dir/out.pcap: No such file");
+    std::fs::write(path("text"), "not a capture, but long enough to be one").unwrap();
+    refused(&run(&config, &path("text"), &path("out.pcap")), "text: isn't a pcap or pcapng file");
+    std::fs::write(path("empty"), "").unwrap();
+    refused(&run(&config, &path("empty"), &path("out.pcap")), "empty: isn't a pcap or pcapng file");
+    let mut raw_ip = std::fs::read(&input).unwrap();
+    raw_ip[20] = 101;
+    std::fs::write(path("raw.pcap"), raw_ip).unwrap();
+    refused(&run(&config, &path("raw.pcap"), &path("out.pcap")), "link type 101; only Ethernet (1) will do");
+
+    std::fs::write(&config, "[[sa]]\nspi = 1\n").unwrap();
+    refused(&run(&config, &input, &path("out.pcap")), "nf.toml:1: ");
+    std::fs::write(&config, "[crypto]\nengine = \"ipsec-mb\"\n").unwrap();
+    refused(&run(&config, &input, &path("out.pcap")), "this build has no ipsec-mb engine");
+    assert!(!path("out.pcap").exists() || std::fs::read(path("out.pcap")).unwrap().is_empty());
+}
+
+#[test]
+fn the_capture_that_is_read_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let capture = dir.path().join("same.pcap");
+    std::fs::copy(fixture_dir().join("v4-tunnel-gcm128.pcap"), &capture).unwrap();
+    std::fs::set_permissions(&capture, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let before = std::fs::read(&capture).unwrap();
+    let config = dir.path().join("nf.toml");
+    std::fs::write(&config, "").unwrap();
+    refused(&replay(&config, &capture, &capture, &dir.path().join("stats.json")), "is the capture that is read");
+    assert_eq!(std::fs::read(&capture).unwrap(), before);
+}
+
+#[test]
+fn names_that_a_device_could_not_take_are_fine() {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("a,b=c [d] 'e'");
+    std::fs::create_dir(&odd).unwrap();
+    let fixture = Fixture::load("v4-tunnel-gcm128");
+    std::fs::write(odd.join("nf.toml"), &fixture.config).unwrap();
+    std::fs::copy(fixture_dir().join("v4-tunnel-gcm128.pcap"), odd.join("in,1.pcap")).unwrap();
+    let out = replay(&odd.join("nf.toml"), &odd.join("in,1.pcap"), &odd.join("out,1.pcap"), &odd.join("s.json"));
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    fixture.check_output(&read_pcap(&odd.join("out,1.pcap")));
+}

@@ -1,0 +1,215 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use nf_core::config::FilterSpec;
+use nf_core::types::Spi;
+use serde_json::{Map, Value};
+
+use crate::Error;
+
+/// Operates nf-core: shows counters, adds and removes SAs, binds plugins.
+///
+/// Exit codes: 0 done, 1 nf-core refuses, 2 the command line is wrong, 3 nf-core isn't there or a file can't be read.
+#[derive(Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    /// The control socket of nf-core.
+    #[arg(long, global = true, env = "NF_CTL_SOCKET", default_value = "/run/nf-core/nf-core.sock")]
+    pub(crate) socket: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Take counters from a file that `nf-core replay --stats-json` wrote, instead of from nf-core.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) stats_file: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Show something; words may be abbreviated, and `| include PATTERN`, `| exclude PATTERN` and `| count PATTERN`
+    /// work as on IOS.
+    ///
+    /// platform hardware qfp active statistics drop [clear];
+    /// platform hardware qfp active feature ipsec datapath drops [all] [clear];
+    /// counters; invalid-spi; sa; status
+    #[command(visible_alias = "sh")]
+    Show {
+        /// What to show.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Add, delete, list and show SAs. No key is ever shown.
+    Sa {
+        #[command(subcommand)]
+        command: SaCommand,
+    },
+    /// List, bind and unbind plugins.
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SaCommand {
+    /// Add an SA, from a file or from options. It decapsulates on every core when the command ends.
+    Add(Box<SaAdd>),
+    /// Delete an SA.
+    Del(SaNameArgs),
+    /// List all SAs.
+    List,
+    /// Show one SA.
+    Show(SaNameArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct SaNameArgs {
+    /// The SPI, decimal or with 0x in hex.
+    pub(crate) spi: Spi,
+    /// The outer destination, where several SAs have the SPI.
+    #[arg(long)]
+    pub(crate) dst: Option<IpAddr>,
+    /// The outer source, where several SAs have the SPI.
+    #[arg(long)]
+    pub(crate) src: Option<IpAddr>,
+}
+
+/// The fields of `[[sa]]` in nf.toml. Keys come from files, for a command line is seen by every user of the host.
+#[derive(Args)]
+pub(crate) struct SaAdd {
+    /// A file with the SA, as in nf.toml or as JSON; `-` for standard input.
+    #[arg(long, conflicts_with_all = ["spi", "src", "dst", "mode", "alg"])]
+    pub(crate) file: Option<PathBuf>,
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) spi: Option<String>,
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) src: Option<String>,
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) dst: Option<String>,
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) mode: Option<String>,
+    #[arg(long, required_unless_present = "file")]
+    pub(crate) alg: Option<String>,
+    /// A file with the key in hex, which only its owner may access.
+    #[arg(long)]
+    pub(crate) key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub(crate) auth: Option<String>,
+    /// A file with the integrity key in hex, which only its owner may access.
+    #[arg(long)]
+    pub(crate) auth_key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub(crate) esn: bool,
+    #[arg(long, default_value_t = 64)]
+    pub(crate) replay_window: u32,
+    #[arg(long, default_value = "none")]
+    pub(crate) encap: String,
+    /// An inner source network; may be given several times.
+    #[arg(long)]
+    pub(crate) selector_src: Vec<String>,
+    /// An inner destination network; may be given several times.
+    #[arg(long)]
+    pub(crate) selector_dst: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PluginCommand {
+    /// List plugins, their instances and bindings.
+    List,
+    /// Bind an instance of a plugin to a gate; the instance is made if there is none of that name.
+    Bind {
+        /// The plugin.
+        plugin: String,
+        /// The instance.
+        #[arg(long)]
+        instance: String,
+        /// The gate: ingress, esp-input, post-decap, egress or drop.
+        #[arg(long)]
+        gate: String,
+        /// Which packets, such as src=10.0.0.0/8,protocol=udp,dst_port=4500,spi=0x100-0x1ff.
+        #[arg(long)]
+        filter: Option<String>,
+        /// Lower ones are run first.
+        #[arg(long, default_value_t = 100)]
+        priority: u16,
+        /// A setting of a new instance, such as file=/tmp/drops.pcapng; may be given several times.
+        #[arg(long, value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// Unbind an instance from a gate, or from all.
+    Unbind {
+        /// The instance.
+        instance: String,
+        /// The gate.
+        #[arg(long)]
+        gate: Option<String>,
+    },
+}
+
+/// A filter from `name=value,name=value`.
+pub(crate) fn filter(text: &str) -> Result<FilterSpec, Error> {
+    let mut filter = FilterSpec::default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--filter: `{part}` isn't of the form name=value")))?;
+        let place = match name {
+            "src" => &mut filter.src,
+            "dst" => &mut filter.dst,
+            "protocol" => &mut filter.protocol,
+            "src_port" => &mut filter.src_port,
+            "dst_port" => &mut filter.dst_port,
+            "spi" => &mut filter.spi,
+            _ => {
+                let known = "src, dst, protocol, src_port, dst_port or spi";
+                return Err(Error::Usage(format!("--filter: there is no condition `{name}`; use {known}")));
+            }
+        };
+        *place = Some(value.to_owned());
+    }
+    filter.validate()?;
+    Ok(filter)
+}
+
+/// A plugin's settings from `name=value` each. What reads as a number or a truth value is one.
+pub(crate) fn settings(set: &[String]) -> Result<Value, Error> {
+    if set.is_empty() {
+        return Ok(Value::Null);
+    }
+    let mut table = Map::new();
+    for part in set {
+        let (name, value) = part
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--set: `{part}` isn't of the form name=value")))?;
+        let typed = serde_json::from_str(value).ok().filter(|value: &Value| value.is_number() || value.is_boolean());
+        table.insert(name.to_owned(), typed.unwrap_or_else(|| value.into()));
+    }
+    Ok(Value::Object(table))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn filters_and_settings_are_read() {
+        let filter = filter("src=10.0.0.0/8,spi=0x100-0x1ff").unwrap();
+        assert_eq!((filter.src.as_deref(), filter.spi.as_deref()), (Some("10.0.0.0/8"), Some("0x100-0x1ff")));
+        assert!(super::filter("colour=red").unwrap_err().to_string().contains("no condition `colour`"));
+        assert!(super::filter("src=10.0.0.1/8").unwrap_err().to_string().contains("the network is 10.0.0.0/8"));
+        let table = settings(&["file=/tmp/x".into(), "packets=5".into(), "on=true".into()]).unwrap();
+        assert_eq!(table, serde_json::json!({"file": "/tmp/x", "packets": 5, "on": true}));
+        assert!(settings(&["file".into()]).is_err());
+    }
+}

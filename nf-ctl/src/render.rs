@@ -1,0 +1,284 @@
+//! Tables as text. Drop tables have the layout of IOS XE; columns split at white space.
+
+use std::fmt::Write;
+
+use nf_core::control::proto::{PluginReport, SaReport, Status};
+use nf_core::counters::{Report, Tally};
+use nf_core::drop::GlobalDrop;
+use nf_core::notify::{Class, NotifyReport};
+use serde::Serialize;
+
+/// As JSON.
+pub(crate) fn json(report: &impl Serialize) -> String {
+    serde_json::to_string_pretty(report).unwrap_or_default() + "\n"
+}
+
+/// A line. Writing to a string can't fail.
+macro_rules! line {
+    ($out:ident, $($arg:tt)*) => {{
+        let _ = writeln!($out, $($arg)*);
+    }};
+}
+
+/// `show platform hardware qfp active statistics drop`
+pub(crate) fn global_drops(report: &Report) -> String {
+    let mut out = String::new();
+    let rule = "-".repeat(73);
+    line!(out, "{rule}");
+    line!(out, "{:<30}{:>19}{:>24}", "Global Drop Stats", "Packets", "Octets");
+    line!(out, "{rule}");
+    for name in GlobalDrop::ALL {
+        let Tally { packets, octets } = report.global.get(name.name()).copied().unwrap_or_default();
+        line!(out, "{:<30}{packets:>19}{octets:>24}", name.name());
+    }
+    out
+}
+
+/// `show platform hardware qfp active feature ipsec datapath drops`
+pub(crate) fn feature_drops(report: &Report, all: bool) -> String {
+    let mut out = String::new();
+    let rule = "-".repeat(72);
+    line!(out, "{rule}");
+    line!(out, "{:>9}  {:<45}{:>16}", "Drop Type", "Name", "Packets");
+    line!(out, "{rule}");
+    for row in report.feature.iter().filter(|row| all || row.packets > 0) {
+        line!(out, "{:>9}  {:<45}{:>16}", row.index, row.name, row.packets);
+    }
+    out
+}
+
+/// `show counters`
+pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
+    let mut out = String::new();
+    let dropped = |report: &Report| report.feature.iter().map(|row| row.packets).sum::<u64>();
+    line!(out, "{:<40}{:>16}{:>20}", "", "Packets", "Octets");
+    let mut row = |name: &str, tally: Tally| line!(out, "{name:<40}{:>16}{:>20}", tally.packets, tally.octets);
+    row("received", report.rx);
+    row("sent", report.tx);
+    for (name, tally) in &report.consumed {
+        row(&format!("consumed: {name}"), *tally);
+    }
+    for drop in report.feature.iter().filter(|drop| drop.packets > 0) {
+        row(&format!("dropped: {}", drop.name), Tally { packets: drop.packets, octets: drop.octets });
+    }
+    line!(out, "events lost: {}", report.events_lost);
+    for (core, report) in cores.iter().enumerate() {
+        let consumed: u64 = report.consumed.values().map(|tally| tally.packets).sum();
+        line!(
+            out,
+            "core {core} since the start: received {}, sent {}, consumed {consumed}, dropped {}",
+            report.rx.packets,
+            report.tx.packets,
+            dropped(report)
+        );
+    }
+    out
+}
+
+/// `show invalid-spi`
+pub(crate) fn invalid_spi(report: &NotifyReport) -> String {
+    let mut out = String::new();
+    line!(
+        out,
+        "packets {}, of them reported {}; messages {}; flows {} (evicted {})",
+        report.packets,
+        report.events,
+        report.messages,
+        report.flows_tracked,
+        report.flows_evicted
+    );
+    if report.flows.is_empty() {
+        return out;
+    }
+    line!(
+        out,
+        "{:<24} {:<24} {:<23} {:<11} {:<10} {:>8} {:>8} {:>8} {:>8}",
+        "source",
+        "destination",
+        "SPI",
+        "UDP ports",
+        "class",
+        "first s",
+        "last s",
+        "events",
+        "messages"
+    );
+    for flow in &report.flows {
+        let ports = flow.udp_ports.map_or_else(|| "-".to_owned(), |(src, dst)| format!("{src}>{dst}"));
+        line!(
+            out,
+            "{:<24} {:<24} {:<23} {ports:<11} {:<10} {:>8} {:>8} {:>8} {:>8}",
+            flow.src.to_string(),
+            flow.dst.to_string(),
+            flow.spi.to_string(),
+            flow.class.as_str(),
+            flow.first_seen_s,
+            flow.last_seen_s,
+            flow.events,
+            flow.messages
+        );
+    }
+    let stuck = report.flows.iter().filter(|flow| flow.class == Class::Stuck).count();
+    if stuck > 0 {
+        line!(out, "{stuck} stuck: these peers are black-holed until they renegotiate");
+    }
+    out
+}
+
+/// `sa list`
+pub(crate) fn sa_list(list: &[SaReport]) -> String {
+    let mut out = String::new();
+    line!(
+        out,
+        "{:<23} {:<24} {:<24} {:<9} {:<30} {:>12} {:>14}",
+        "SPI",
+        "source",
+        "destination",
+        "mode",
+        "transform",
+        "packets",
+        "octets"
+    );
+    for sa in list {
+        line!(
+            out,
+            "{:<23} {:<24} {:<24} {:<9} {:<30} {:>12} {:>14}",
+            sa.spi.to_string(),
+            sa.src.to_string(),
+            sa.dst.to_string(),
+            sa.mode,
+            sa.transform,
+            sa.packets,
+            sa.octets
+        );
+    }
+    out
+}
+
+/// `sa show`
+pub(crate) fn sa(sa: &SaReport) -> String {
+    let mut out = String::new();
+    let networks = |list: &[String]| if list.is_empty() { "any".to_owned() } else { list.join(", ") };
+    line!(out, "spi: {}", sa.spi);
+    line!(out, "  src {} dst {}, {} mode, encapsulation {}", sa.src, sa.dst, sa.mode, sa.encap);
+    line!(out, "  transform: {}{}", sa.transform, if sa.esn { ", extended sequence numbers" } else { "" });
+    line!(out, "  selectors: src {}; dst {}", networks(&sa.selectors.src), networks(&sa.selectors.dst));
+    line!(out, "  state: {}, installed {} s ago", sa.state, sa.age_s);
+    match sa.replay_window {
+        0 => line!(out, "  replay detection support: N"),
+        window => line!(out, "  replay detection support: Y, window {window}"),
+    }
+    line!(out, "  highest sequence number: {}", sa.highest_seq.map_or("none".to_owned(), |seq| seq.to_string()));
+    line!(out, "  #pkts decaps: {}, octets: {}", sa.packets, sa.octets);
+    line!(out, "  #pkts replay failed (rcv): duplicate {}, late {}", sa.replay_duplicate, sa.replay_late);
+    line!(out, "  #pkts verify failed: {}, refused after decryption: {}", sa.auth_failed, sa.refused);
+    out
+}
+
+/// `plugin list`
+pub(crate) fn plugins(report: &PluginReport) -> String {
+    let mut out = String::new();
+    for plugin in &report.plugins {
+        line!(out, "plugin {}: {} (gates: {})", plugin.name, plugin.about, plugin.gates.join(", "));
+    }
+    for instance in &report.instances {
+        line!(out, "instance {} of {}", instance.instance, instance.plugin);
+        for binding in &instance.bindings {
+            line!(out, "  bound to {} at priority {}, filter {}", binding.gate, binding.priority, binding.filter);
+        }
+        if !instance.status.is_null() {
+            line!(out, "  {}", instance.status);
+        }
+    }
+    out
+}
+
+/// `show status`
+pub(crate) fn status(status: &Status) -> String {
+    let mut out = String::new();
+    line!(out, "nf-core {} on {}, pid {}, up {} s", status.version, status.dpdk, status.pid, status.uptime_s);
+    line!(out, "workers: {}; crypto engine: {}; SAs: {}", status.cores, status.engine, status.sas);
+    for port in &status.ports {
+        line!(
+            out,
+            "{} ({}, {}): link {}, mac {}, {} rx queues",
+            port.name,
+            port.role,
+            port.driver,
+            if port.link_up { "up" } else { "down" },
+            port.mac,
+            port.rx_queues
+        );
+        line!(
+            out,
+            "  received {}, sent {}; missed {}, rx errors {}, no buffer {}, tx errors {}",
+            port.rx_packets,
+            port.tx_packets,
+            port.rx_missed,
+            port.rx_errors,
+            port.rx_no_buffer,
+            port.tx_errors
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use nf_core::counters::CoreCounters;
+    use nf_core::drop::DropReason;
+
+    use super::*;
+
+    fn report() -> Report {
+        let core = CoreCounters::default();
+        core.rx().add(64_580, 9_000_000);
+        core.tx().add(5, 700);
+        core.drops(DropReason::UnknownSpiV4).add(64_574, 8_999_000);
+        core.drops(DropReason::UnknownSpiV6).add(1, 100);
+        core.snapshot().report()
+    }
+
+    #[test]
+    fn global_drops_have_the_layout_of_ios_xe() {
+        let expected = "\
+-------------------------------------------------------------------------
+Global Drop Stats                         Packets                  Octets
+-------------------------------------------------------------------------
+IpsecDenyDrop                                   0                       0
+IpsecIkeIndicate                                0                       0
+IpsecInput                                  64575                 8999100
+IpsecInvalidSa                                  0                       0
+IpsecOutput                                     0                       0
+IpsecTailDrop                                   0                       0
+IpsecTedIndicate                                0                       0
+";
+        assert_eq!(global_drops(&report()), expected);
+    }
+
+    #[test]
+    fn feature_drops_show_what_is_not_zero_and_all_shows_all() {
+        let expected = "\
+------------------------------------------------------------------------
+Drop Type  Name                                                  Packets
+------------------------------------------------------------------------
+        4  IN_US_V4_PKT_SA_NOT_FOUND_SPI                           64574
+       12  IN_US_V6_PKT_SA_NOT_FOUND_SPI                               1
+";
+        assert_eq!(feature_drops(&report(), false), expected);
+        let all = feature_drops(&report(), true);
+        assert_eq!(all.lines().count(), 3 + DropReason::COUNT);
+        assert!(all.contains("        7  IN_TRANS_V4_IPSEC_PKT_NOT_FOUND_SPI                         0\n"), "{all}");
+    }
+
+    #[test]
+    fn columns_split_at_white_space() {
+        for reason in DropReason::ALL {
+            let all = feature_drops(&report(), true);
+            let row = all.lines().find(|line| line.contains(reason.info().name)).unwrap();
+            let columns: Vec<&str> = row.split_whitespace().collect();
+            assert_eq!(columns[0], reason.info().index.to_string());
+            assert_eq!(columns.len(), 3);
+        }
+    }
+}

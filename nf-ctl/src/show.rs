@@ -1,0 +1,166 @@
+//! `nf-ctl show`: commands in words, which may be abbreviated as on IOS.
+
+use nf_core::control::client::Client;
+use nf_core::control::proto::{Request, SaReport, Status};
+use nf_core::counters::Report;
+use nf_core::notify::NotifyReport;
+
+use crate::args::Cli;
+use crate::{Error, pipe, read, render, sa};
+
+/// What can be shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    GlobalDrops { clear: bool },
+    FeatureDrops { all: bool, clear: bool },
+    Counters,
+    InvalidSpi,
+    Sa,
+    Status,
+}
+
+/// Every command in full.
+const COMMANDS: &[(&str, What)] = &[
+    ("platform hardware qfp active statistics drop", What::GlobalDrops { clear: false }),
+    ("platform hardware qfp active statistics drop clear", What::GlobalDrops { clear: true }),
+    ("platform hardware qfp active feature ipsec datapath drops", What::FeatureDrops { all: false, clear: false }),
+    ("platform hardware qfp active feature ipsec datapath drops all", What::FeatureDrops { all: true, clear: false }),
+    ("platform hardware qfp active feature ipsec datapath drops clear", What::FeatureDrops { all: false, clear: true }),
+    (
+        "platform hardware qfp active feature ipsec datapath drops all clear",
+        What::FeatureDrops { all: true, clear: true },
+    ),
+    ("counters", What::Counters),
+    ("invalid-spi", What::InvalidSpi),
+    ("sa", What::Sa),
+    ("status", What::Status),
+];
+
+/// Flows on unknown SPIs that are listed.
+const FLOWS: usize = 100;
+
+/// Whether a word is a keyword or the beginning of it.
+pub(crate) fn abbreviates(word: &str, keyword: &str) -> bool {
+    !word.is_empty() && keyword.starts_with(word)
+}
+
+/// The command that the words stand for.
+fn find(words: &[&str]) -> Result<What, Error> {
+    let mut candidates: Vec<(Vec<&str>, What)> =
+        COMMANDS.iter().map(|(command, what)| (command.split(' ').collect(), *what)).collect();
+    for (position, word) in words.iter().enumerate() {
+        let mut keywords: Vec<&str> =
+            candidates.iter().filter_map(|(command, _)| command.get(position).copied()).collect();
+        keywords.sort_unstable();
+        keywords.dedup();
+        let exact = keywords.iter().filter(|keyword| *keyword == word).copied().collect::<Vec<_>>();
+        let fitting = keywords.iter().filter(|keyword| abbreviates(word, keyword)).copied().collect::<Vec<_>>();
+        let said = words.get(..position).unwrap_or_default().join(" ");
+        let keyword = match (exact.as_slice(), fitting.as_slice()) {
+            ([keyword], _) | ([], [keyword]) => *keyword,
+            ([], []) if keywords.is_empty() => {
+                return Err(Error::Usage(format!("nothing goes behind `show {said}`; `{word}` is too much")));
+            }
+            ([], []) => {
+                return Err(Error::Usage(format!("behind `show {said}` goes {}, not `{word}`", keywords.join(" or "))));
+            }
+            _ => return Err(Error::Usage(format!("`{word}` may stand for {}", fitting.join(" or ")))),
+        };
+        candidates.retain(|(command, _)| command.get(position) == Some(&keyword));
+    }
+    let complete = candidates.iter().find(|(command, _)| command.len() == words.len());
+    complete.map(|(_, what)| *what).ok_or_else(|| {
+        let mut next: Vec<&str> =
+            candidates.iter().filter_map(|(command, _)| command.get(words.len()).copied()).collect();
+        next.dedup();
+        Error::Usage(format!("incomplete command: behind `show {}` goes {}", words.join(" "), next.join(" or ")))
+    })
+}
+
+/// Carries out `show WORDS`.
+pub(crate) fn run(cli: &Cli, words: &[String]) -> Result<String, Error> {
+    let (words, pipe) = pipe::split(words)?;
+    let json = cli.json || words.iter().any(|word| word == "--json");
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != "--json").collect();
+    let text = show(cli, find(&words)?, json)?;
+    Ok(pipe.map_or(text.clone(), |pipe| pipe.apply(&text)))
+}
+
+fn show(cli: &Cli, what: What, json: bool) -> Result<String, Error> {
+    Ok(match what {
+        What::GlobalDrops { clear } => {
+            let report = counters(cli, clear)?;
+            if json { render::json(&report) } else { render::global_drops(&report) }
+        }
+        What::FeatureDrops { all, clear } => {
+            let report = counters(cli, clear)?;
+            if json { render::json(&report) } else { render::feature_drops(&report, all) }
+        }
+        What::Counters => {
+            let report = counters(cli, false)?;
+            let cores: Vec<Report> = match &cli.stats_file {
+                Some(_) => Vec::new(),
+                None => Client::connect(&cli.socket)?.call(&Request::CoreCounters {})?,
+            };
+            if json { render::json(&report) } else { render::counters(&report, &cores) }
+        }
+        What::InvalidSpi => {
+            let report: NotifyReport = Client::connect(&cli.socket)?.call(&Request::InvalidSpi { limit: FLOWS })?;
+            if json { render::json(&report) } else { render::invalid_spi(&report) }
+        }
+        What::Sa => {
+            let list: Vec<SaReport> = sa::list(cli)?;
+            if json { render::json(&list) } else { render::sa_list(&list) }
+        }
+        What::Status => {
+            let status: Status = Client::connect(&cli.socket)?.call(&Request::Status {})?;
+            if json { render::json(&status) } else { render::status(&status) }
+        }
+    })
+}
+
+fn counters(cli: &Cli, clear: bool) -> Result<Report, Error> {
+    match &cli.stats_file {
+        Some(_) if clear => Err(Error::Usage("counters in a file can't be cleared".to_owned())),
+        Some(path) => serde_json::from_str(&read(path)?)
+            .map_err(|error| Error::File(format!("{}: isn't a file of counters: {error}", path.display()))),
+        None => {
+            let request = if clear { Request::CountersClear {} } else { Request::Counters {} };
+            Ok(Client::connect(&cli.socket)?.call(&request)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Result<What, String> {
+        find(&text.split(' ').collect::<Vec<_>>()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn commands_in_full_and_abbreviated() {
+        for (command, what) in COMMANDS {
+            assert_eq!(words(command), Ok(*what));
+        }
+        assert_eq!(words("plat hard qfp act stat drop"), Ok(What::GlobalDrops { clear: false }));
+        assert_eq!(words("pl h q a f i d d a"), Ok(What::FeatureDrops { all: true, clear: false }));
+        assert_eq!(words("pl h q a f i d d a c"), Ok(What::FeatureDrops { all: true, clear: true }));
+        assert_eq!(words("sa"), Ok(What::Sa));
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        assert_eq!(words("s"), Err("`s` may stand for sa or status".to_owned()));
+        assert_eq!(words("status now"), Err("nothing goes behind `show status`; `now` is too much".to_owned()));
+        assert_eq!(
+            words("platform hardware qfp passive"),
+            Err("behind `show platform hardware qfp` goes active, not `passive`".to_owned())
+        );
+        assert_eq!(
+            words("platform hardware qfp active"),
+            Err("incomplete command: behind `show platform hardware qfp active` goes statistics or feature".to_owned())
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! Every scenario through the program nf-core.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use pktgen_scenarios::run;
+use pktgen_scenarios::scenarios;
+
+/// The program nf-core of this build.
+fn nf_core() -> PathBuf {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let built = Command::new(cargo).args(["build", "-q", "-p", "nf-core", "--bin", "nf-core"]).status().unwrap();
+    assert!(built.success(), "nf-core doesn't build");
+    // This test's program is target/PROFILE/deps/run-HASH.
+    let deps = std::env::current_exe().unwrap();
+    deps.parent().unwrap().parent().unwrap().join("nf-core")
+}
+
+#[test]
+fn every_scenario_comes_out_as_it_must() {
+    let nf_core = nf_core();
+    for scenario in scenarios::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, expected) = run::generate(scenario, dir.path(), 240, 7).unwrap();
+        let outcome = run::run(scenario, &files, &expected, &nf_core).unwrap();
+        assert!(outcome.passed(), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn the_program_says_what_differs() {
+    let nf_core = nf_core();
+    let program = env!("CARGO_BIN_EXE_pktgen-scenarios");
+    let good = Command::new(program).args(["run", "mixed", "--nf-core"]).arg(&nf_core).output().unwrap();
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stdout));
+    assert!(String::from_utf8_lossy(&good.stdout).starts_with("mixed: passed\n"));
+
+    // An nf-core that counts nothing: exit code 0, no packets, no counters.
+    let dir = tempfile::tempdir().unwrap();
+    let idle = dir.path().join("idle");
+    std::fs::write(&idle, "#!/bin/sh\ncp \"$6\" \"$7\"\necho '{\"rx\":{\"packets\":0,\"octets\":0},\"tx\":{\"packets\":0,\"octets\":0},\"consumed\":{},\"global\":{},\"feature\":[],\"events_lost\":0}' >\"$5\"\n").unwrap();
+    std::fs::set_permissions(&idle, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let bad = Command::new(program).args(["run", "mixed", "--nf-core"]).arg(&idle).output().unwrap();
+    let text = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert_eq!(bad.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&bad.stderr));
+    assert!(
+        text.contains("<-- differs") && text.contains("missing message:") && text.contains("packet 1 differs"),
+        "{text}"
+    );
+
+    let none = Command::new(program).args(["run", "mixed", "--nf-core", "/nonexistent/nf-core"]).output().unwrap();
+    assert_eq!(none.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("can't be started"), "{none:?}");
+    let unknown = Command::new(program).args(["run", "nonsense"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+}
