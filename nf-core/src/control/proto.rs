@@ -116,8 +116,8 @@ impl Request {
     }
 }
 
-/// Cuts out of a message of serde's what it quotes from the input, except names.
-fn without_values(message: &str) -> String {
+/// Cuts out of a message of serde's what it quotes from the input, except names: for whoever reads what may hold keys.
+pub fn without_values(message: &str) -> String {
     const QUOTING: [&str; 3] = ["invalid type", "invalid value", "invalid length"];
     const NAMING: [&str; 2] = ["unknown variant `", "unknown field `"];
     const OURS: [&str; 3] = ["missing field `", "duplicate field `", "invalid IP address syntax"];
