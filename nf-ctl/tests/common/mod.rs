@@ -38,7 +38,7 @@ impl Desk {
         cores[1].tx().add(999_998, 91_999_816);
         let mut desk = Desk { cores, baseline: Snapshot::default(), sas: Vec::new() };
         let sa = serde_json::json!({
-            "spi": "0xB761863E", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
+            "spi": "0x12345678", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
             "key": "5a".repeat(20), "selectors": {"src": ["192.168.1.0/24"], "dst": ["192.168.2.0/24"]},
         });
         desk.add(&serde_json::from_value(sa).unwrap()).unwrap();
