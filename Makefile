@@ -10,6 +10,7 @@ run: build            ## play a sample capture through nf-core and show what bec
 test: deps lint doc   ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+	scripts/test-as-root.sh
 
 build: deps           ## the three programs, optimised
 	$(CARGO) build --release --workspace

@@ -1,4 +1,15 @@
-//! The ESP termination network function.
+//! The ESP termination network function: decapsulates, and makes every dropped packet and every invalid SPI visible.
+//!
+//! docs/architecture.md tells the life of a packet and of an SA. The heart of the crate knows nothing of DPDK and holds
+//! no `unsafe`; only `runtime`, behind the feature `dpdk`, runs it on ports.
+//!
+//! # Words
+//! - **SPI**, **SA**, **SAD**, **ICV**, **ESN**: as in RFC 4301 and RFC 4303.
+//! - **burst**: packets received, or worked on, together; **lane**: a packet's place in one.
+//! - **gate**: a point of the pipeline where plugins may be bound; **instance**: a plugin with settings; **binding**: an
+//!   instance at a gate, for the packets that a filter picks.
+//! - **core**: a worker, one thread on one lcore; **control thread**: everything that may allocate, wait and log.
+//! - **consumed**: ended by design, such as a NAT keepalive; **dropped**: lost, under exactly one reason.
 #![forbid(unsafe_code)]
 
 pub mod batch;

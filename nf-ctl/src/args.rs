@@ -30,14 +30,16 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+const SHOW_COMMANDS: &str = "\
+show platform hardware qfp active statistics drop [clear]
+show platform hardware qfp active feature ipsec datapath drops [all] [clear]
+show counters | show interfaces | show invalid-spi [--limit N] | show sa | show status";
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show something; words may be abbreviated, and `| include PATTERN`, `| exclude PATTERN` and `| count PATTERN`
     /// work as on IOS.
-    ///
-    /// platform hardware qfp active statistics drop [clear];
-    /// platform hardware qfp active feature ipsec datapath drops [all] [clear];
-    /// counters; interfaces; invalid-spi [--limit N]; sa; status
+    #[command(after_help = SHOW_COMMANDS)]
     Show {
         /// What to show.
         #[arg(required = true)]

@@ -1,12 +1,12 @@
 //! `nf-ctl` as a process, against a daemon on a real socket: what it prints, and how it ends.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
+mod canned;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-use common::Daemon;
+use canned::Daemon;
 use nf_core::counters::Report;
 use serde_json::{Value, json};
 

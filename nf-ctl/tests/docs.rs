@@ -3,12 +3,12 @@
 //! With `NF_CTL_BLESS=1` in the environment the page's outputs are written anew instead, to be looked through.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod common;
+mod canned;
 
 use std::fmt::Write;
 use std::path::Path;
 
-use common::Daemon;
+use canned::Daemon;
 
 /// Where the examples' daemon listens.
 const SOCKET: &str = "/run/nf-core/nf-core.sock";

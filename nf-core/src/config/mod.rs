@@ -471,6 +471,14 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
     }
 
     #[test]
+    fn the_sample_in_the_docs_is_sound() {
+        let docs = include_str!("../../../docs/configuration.md");
+        let sample = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = parse(sample).unwrap();
+        assert_eq!((config.ports.len(), config.sas.len()), (2, 1));
+    }
+
+    #[test]
     fn an_empty_file_is_all_defaults() {
         let config = parse("").unwrap();
         assert_eq!((config.eal.cores, config.notify.inv_spi_interval_s), (vec![0], 60));

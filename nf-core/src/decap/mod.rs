@@ -1,11 +1,11 @@
 //! ESP decapsulation (RFC 4303 3.4), as a plugin of the esp-input gate.
 //!
 //! A burst goes through five stages, each a loop over the packets that the one before has left:
-//! 1. [`locate`]: SPI to SA; an unknown SPI ends here, before anything costly;
-//! 2. [`admit`]: lengths, and the replay window's first look at the sequence number;
-//! 3. [`open`]: verify and decrypt, grouped by SA;
-//! 4. [`commit`]: the window takes the number, now that it is authentic;
-//! 5. [`strip`](strip::strip): padding, inner packet, policy, ECN; off with ESP and the outer header.
+//! 1. `locate`: SPI to SA; an unknown SPI ends here, before anything costly;
+//! 2. `admit`: lengths, and the replay window's first look at the sequence number;
+//! 3. `open`: verify and decrypt, grouped by SA;
+//! 4. `commit`: the window takes the number, now that it is authentic;
+//! 5. `strip`: padding, inner packet, policy, ECN; off with ESP and the outer header.
 
 mod ecn;
 mod strip;

@@ -107,3 +107,94 @@ impl SaTable {
         self.entries.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Portable;
+    use crate::sa::spec::SaSpec;
+
+    fn sa(id: u32, spi: u32, src: &str, dst: &str) -> Arc<Sa> {
+        let spec: SaSpec = serde_json::from_value(serde_json::json!({
+            "spi": spi, "src": src, "dst": dst, "mode": "tunnel", "alg": "aes-gcm-16", "key": "00".repeat(20),
+        }))
+        .unwrap();
+        Arc::new(Sa::new(&spec.validate().unwrap(), id, &Portable, 1).unwrap())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn found(table: &SaTable, spi: u32, dst: &str, src: &str) -> Option<u32> {
+        match table.lookup(Spi(spi), ip(dst), ip(src)) {
+            Lookup::Found(sa) => Some(sa.id),
+            Lookup::Deleted | Lookup::Unknown => None,
+        }
+    }
+
+    #[test]
+    fn spi_destination_and_source_decide() {
+        let mut table = SaTable::with_capacity(8);
+        for sa in [
+            sa(1, 0x1000, "10.1.1.1", "10.10.1.2"),
+            sa(2, 0x1000, "10.1.1.1", "10.10.1.3"),
+            sa(3, 0x1000, "10.1.1.2", "10.10.1.2"),
+            sa(4, 0x1001, "10.1.1.1", "10.10.1.2"),
+        ] {
+            assert!(table.install(sa).unwrap().is_none());
+        }
+        assert_eq!(found(&table, 0x1000, "10.10.1.2", "10.1.1.1"), Some(1));
+        assert_eq!(found(&table, 0x1000, "10.10.1.3", "10.1.1.1"), Some(2));
+        assert_eq!(found(&table, 0x1000, "10.10.1.2", "10.1.1.2"), Some(3));
+        assert_eq!(found(&table, 0x1001, "10.10.1.2", "203.0.113.9"), Some(4), "moved behind a NAT");
+        assert_eq!(found(&table, 0x1001, "10.10.1.3", "10.1.1.1"), None, "another address of ours");
+        assert_eq!(found(&table, 0x1002, "10.10.1.2", "10.1.1.1"), None);
+    }
+
+    #[test]
+    fn a_deleted_sa_is_remembered_until_it_is_forgotten() {
+        let mut table = SaTable::with_capacity(2);
+        let old = sa(1, 0x1000, "10.1.1.1", "10.10.1.2");
+        let key = old.key;
+        table.install(old).unwrap();
+        assert_eq!(table.delete(&key).map(|sa| sa.id), Some(1));
+        assert!(table.delete(&key).is_none());
+        assert!(matches!(table.lookup(key.spi, key.dst, key.src), Lookup::Deleted));
+        // The same key may come back, and what is there isn't forgotten.
+        table.install(sa(2, 0x1000, "10.1.1.1", "10.10.1.2")).unwrap();
+        table.forget(&key);
+        assert_eq!(found(&table, 0x1000, "10.10.1.2", "10.1.1.1"), Some(2));
+        table.delete(&key);
+        table.forget(&key);
+        assert!(matches!(table.lookup(key.spi, key.dst, key.src), Lookup::Unknown));
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_gives_the_sa_back() {
+        let mut table = SaTable::with_capacity(1);
+        table.install(sa(1, 0x1000, "10.1.1.1", "10.10.1.2")).unwrap();
+        let refused = table.install(sa(2, 0x1001, "10.1.1.1", "10.10.1.2")).unwrap_err();
+        assert_eq!(refused.id, 2);
+        let replaced = table.install(sa(3, 0x1000, "10.1.1.1", "10.10.1.2")).unwrap();
+        assert_eq!(replaced.map(|sa| sa.id), Some(1));
+    }
+
+    #[test]
+    fn coming_and_going_never_makes_it_grow() {
+        let mut table = SaTable::with_capacity(64);
+        let capacity = table.entries.capacity();
+        for round in 0..10_000u32 {
+            let new = sa(round, 0x1000 + round, "10.1.1.1", "10.10.1.2");
+            let key = new.key;
+            table.install(new).unwrap();
+            if round >= 63 {
+                let oldest = SaKey { spi: Spi(key.spi.0 - 63), ..key };
+                table.delete(&oldest);
+                table.forget(&oldest);
+            }
+        }
+        assert_eq!((table.len(), table.entries.capacity()), (63, capacity));
+    }
+}

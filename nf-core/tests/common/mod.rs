@@ -47,11 +47,20 @@ impl Nf {
         Nf::build(config, 1, Registry::builtin(), sinks)
     }
 
+    /// With ports of these roles in place of the usual two.
+    pub fn with_ports(config: &str, roles: &[PortRole]) -> Nf {
+        Nf::build_with(config, 1, Registry::builtin(), FanOut::default(), roles)
+    }
+
     fn build(config: &str, cores: usize, registry: Registry, sinks: FanOut) -> Nf {
+        Nf::build_with(config, cores, registry, sinks, &[PortRole::Unprotected, PortRole::Protected])
+    }
+
+    fn build_with(config: &str, cores: usize, registry: Registry, sinks: FanOut, roles: &[PortRole]) -> Nf {
         let config = Config::parse(config, Path::new("nf.toml")).unwrap();
-        let port = |role| NetPort { role, mac: MacAddr::default(), next_hop: None };
-        let ports =
-            vec![("net0".to_owned(), port(PortRole::Unprotected)), ("net1".to_owned(), port(PortRole::Protected))];
+        let port =
+            |role: &PortRole| (format!("net-{role}"), NetPort { role: *role, mac: MacAddr::default(), next_hop: None });
+        let ports = roles.iter().map(port).collect();
         let (controller, cores) = Controller::new(&config, registry, ports, cores, sinks).unwrap();
         Nf { controller, cores, now: Nanos(1), output: Vec::new() }
     }
@@ -64,14 +73,21 @@ impl Nf {
         }
     }
 
-    /// One burst through a core.
+    /// One burst through a core, from port 0.
     pub fn receive_burst(&mut self, core: usize, frames: &[&[u8]]) {
+        let sent = self.receive_on(PortIndex(0), core, frames);
+        self.output.extend(sent.into_iter().map(|(_, frame)| frame));
+    }
+
+    /// One burst through a core; gives what leaves, and on which port.
+    pub fn receive_on(&mut self, port: PortIndex, core: usize, frames: &[&[u8]]) -> Vec<(PortIndex, Vec<u8>)> {
+        let mut sent = Vec::new();
         let core = &mut self.cores[core];
         core.poll_commands();
         let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| [&[0; HEADROOM][..], frame].concat()).collect();
         let mut batch = Batch::default();
         for (buffer, frame) in buffers.iter_mut().zip(frames) {
-            let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), PortIndex(0)).unwrap();
+            let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), port).unwrap();
             core.counters().rx().add(1, frame.len() as u64);
             batch.push(packet).unwrap();
         }
@@ -79,9 +95,9 @@ impl Nf {
         for lane in batch.lanes() {
             let frame = batch.packet(lane).data();
             match batch.fate(lane) {
-                Fate::Send(_) => {
+                Fate::Send(port) => {
                     core.counters().tx().add(1, frame.len() as u64);
-                    self.output.push(frame.to_vec());
+                    sent.push((port, frame.to_vec()));
                 }
                 // There is no reassembler here.
                 Fate::Reassemble => core.counters().drops(DropReason::FragmentV4).add(1, frame.len() as u64),
@@ -89,6 +105,7 @@ impl Nf {
                 Fate::Pending => panic!("a packet without a fate"),
             }
         }
+        sent
     }
 
     /// Lets the control thread do its work at a later time.

@@ -25,6 +25,7 @@ pub const ALL: &[Scenario] = &[
     variety::SPI_RANGE,
     variety::SELECTORS,
     variety::HIDDEN,
+    variety::JUMBO,
 ];
 
 /// The scenario of that name.

@@ -141,3 +141,18 @@ pub(super) const HIDDEN: Scenario = Scenario {
         Ok(())
     },
 };
+
+pub(super) const JUMBO: Scenario = Scenario {
+    name: "jumbo",
+    about: "packets of up to 64,000 octets, more than one buffer holds",
+    write: |writer, packets| {
+        let mut sa = Sa::new(0xC0FF_EE01, PEER_V4, LOCAL_V4, AES_128_GCM, &mut writer.random);
+        writer.install(&sa);
+        let outer = Outer::new(PEER_V4, LOCAL_V4);
+        for number in 0..packets {
+            let len = if number % 50 == 0 { 64_000 } else { 1400 + writer.random.below(8000) };
+            writer.push_valid(&mut sa, &outer, false, len)?;
+        }
+        Ok(())
+    },
+};

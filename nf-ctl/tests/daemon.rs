@@ -1,0 +1,225 @@
+//! `nf-core run` operated by `nf-ctl`, both as programs, on virtual ports.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Daemon, fixture, nf_core};
+use serde_json::Value;
+
+/// A capture played over and over on one port, decapsulated packets to nowhere on the other. One core.
+fn looping(capture: &Path) -> String {
+    format!(
+        r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx=1,tx_pcap={{dir}}/unused.pcap", "--vdev=net_null0,no-rx=1"]
+idle = "sleep"
+[sad]
+deleted_memory_s = 3600
+[[port]]
+name = "net_pcap0"
+role = "unprotected"
+[[port]]
+name = "net_null0"
+role = "protected"
+[[local]]
+address = "10.10.1.2"
+"#,
+        capture.display()
+    )
+}
+
+/// The fixture's SA as a file for `nf-ctl sa add`, without replay protection as the capture comes again and again.
+fn sa_file(dir: &Path, name: &str) -> (PathBuf, u64) {
+    let text = fs::read_to_string(fixture(&format!("{name}.json"))).unwrap();
+    let mut sa = serde_json::from_str::<Value>(&text).unwrap()["sas"][0].clone();
+    sa["replay_window"] = 0.into();
+    let path = dir.join("sa.json");
+    fs::write(&path, sa.to_string()).unwrap();
+    (path, sa["spi"].as_u64().unwrap())
+}
+
+#[test]
+fn sas_come_and_go_under_traffic() {
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    daemon.wait("unknown SPIs", |daemon| daemon.dropped(4) > 1000);
+    assert!(daemon.log().contains("%CRYPTO-4-RECVD_PKT_INV_SPI: decaps: rec'd IPSEC packet"), "{}", daemon.log());
+
+    let (file, spi) = sa_file(daemon.dir.path(), "v4-tunnel-gcm128");
+    let spi = spi.to_string();
+    daemon.ok(&["sa", "add", "--file", file.to_str().unwrap()]);
+    // From now on no packet is unknown: the command ends when every core has the SA.
+    let unknown = daemon.dropped(4);
+    let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+    let before = sent(&daemon);
+    daemon.wait("decapsulated packets", |daemon| sent(daemon) > before + 1000);
+    assert_eq!(daemon.dropped(4), unknown);
+    let shown = daemon.ok(&["sa", "show", &spi]);
+    assert!(shown.contains("transform: esp-gcm 128") && !shown.contains("#pkts decaps: 0,"), "{shown}");
+
+    let again = daemon.ctl(&["sa", "add", "--file", file.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists; delete it first"), "{again:?}");
+
+    daemon.ok(&["sa", "del", &spi]);
+    let (unknown, sent_before) = (daemon.dropped(4), sent(&daemon));
+    daemon.wait("late packets", |daemon| daemon.dropped(1) > 1000);
+    assert_eq!((daemon.dropped(4), sent(&daemon)), (unknown, sent_before), "a deleted SA is remembered");
+
+    // No key in anything that was printed.
+    let key = serde_json::from_str::<Value>(&fs::read_to_string(&file).unwrap()).unwrap()["key"].clone();
+    let key = key.as_str().unwrap().to_owned();
+    let all = [daemon.log(), shown, daemon.ok(&["--json", "sa", "list"]), daemon.ok(&["show", "status"])].concat();
+    assert!(!all.contains(&key), "a key was shown");
+
+    let (status, left) = daemon.stop();
+    assert!(status.success());
+    assert_eq!(left, ["log", "nf.toml", "sa.json", "unused.pcap"], "nothing of the daemon's stays behind");
+}
+
+#[test]
+fn drop_tables_are_shown_filtered_and_cleared() {
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    daemon.wait("unknown SPIs", |daemon| daemon.dropped(4) > 1000);
+    let show = "show platform hardware qfp active feature ipsec datapath drops".split(' ').collect::<Vec<_>>();
+    let table = daemon.ok(&show);
+    assert!(table.contains("Drop Type  Name"), "{table}");
+    let filtered = daemon.ok(&[&show[..], &["all", "|", "include", "NOT_FOUND_SPI"]].concat());
+    let names: Vec<&str> = filtered.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(
+        names,
+        ["IN_US_V4_PKT_SA_NOT_FOUND_SPI", "IN_TRANS_V4_IPSEC_PKT_NOT_FOUND_SPI", "IN_US_V6_PKT_SA_NOT_FOUND_SPI"]
+    );
+    let quoted = daemon.ok(&["sh", "plat", "hard", "qfp", "act", "stat", "drop", "| include IpsecInput"]);
+    let packets: u64 = quoted.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(quoted.starts_with("IpsecInput") && packets > 1000, "{quoted}");
+
+    let before = daemon.dropped(4);
+    daemon.ok(&[&show[..], &["clear"]].concat());
+    assert!(daemon.dropped(4) < before, "cleared");
+    let flows = daemon.ok(&["show", "invalid-spi"]);
+    assert!(flows.contains("10.1.1.1") && flows.contains("transient"), "{flows}");
+    assert_eq!(daemon.ctl(&["show", "nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_second_instance_is_refused_and_harms_nobody() {
+    let daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    let config = daemon.dir.path().join("nf.toml");
+    let second = Command::new(nf_core()).args(["run", "--config"]).arg(&config).output().unwrap();
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{stderr}");
+    let expected = format!("nf-core: another nf-core (pid {}) serves ", daemon.child.id());
+    assert!(stderr.contains(&expected) && stderr.contains("stop it, or set [control] socket"), "{stderr}");
+    assert!(daemon.ctl(&["show", "status"]).status.success());
+}
+
+#[test]
+fn what_keeps_the_daemon_from_starting_is_said_in_a_sentence() {
+    let refuse = |config: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().to_str().unwrap();
+        let text = format!("[control]\nsocket = \"{here}/nf.sock\"\n{}", config.replace("{dir}", here));
+        fs::write(dir.path().join("nf.toml"), text).unwrap();
+        let output =
+            Command::new(nf_core()).args(["run", "--config"]).arg(dir.path().join("nf.toml")).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{config}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{config}: something stays behind");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = stderr.lines().last().unwrap_or_default().to_owned();
+        assert!(last.starts_with("nf-core: "), "{stderr}");
+        last
+    };
+    let eal = "[eal]\nargs = [\"--no-huge\", \"--no-pci\", \"-m\", \"256\", \"--vdev=net_null0\"]\n";
+    let port = |name: &str| format!("[[port]]\nname = \"{name}\"\nrole = \"unprotected\"\n");
+
+    assert!(refuse(eal).contains("there is no [[port]] with role = \"unprotected\""));
+    let missing = refuse(&format!("{eal}{}", port("net_null7")));
+    assert!(missing.contains("net_null7") && missing.contains("net_null0") && missing.contains("--vdev"), "{missing}");
+    let pcap = eal.replace("net_null0", &format!("net_pcap0,rx_pcap={}", fixture("v4-tunnel-gcm128.pcap").display()));
+    let queues = refuse(&format!("{pcap}{}rx_queues = 2\n", port("net_pcap0")));
+    assert!(queues.contains("net_pcap0") && queues.contains("2 receive queues asked for"), "{queues}");
+    let cpu = refuse(&format!("{}cores = [999]\n{}", eal, port("net_null0")));
+    assert!(cpu.contains("CPU 999 isn't one that this process may run on"), "{cpu}");
+    let driver = refuse(&format!("{}{}", eal.replace("net_null0", "net_nonsense0"), port("net_nonsense0")));
+    assert!(driver.contains("EAL") || driver.contains("net_nonsense0"), "{driver}");
+}
+
+/// Two cores share the SA; each has its own capture to receive and its own to send to.
+#[test]
+fn two_cores_share_an_sa() {
+    let capture = fixture("v4-tunnel-gcm128.pcap");
+    let config = format!(
+        r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={0},rx_pcap={0},tx_pcap={{dir}}/a.pcap,tx_pcap={{dir}}/b.pcap", "--vdev=net_null0,no-rx=1"]
+cores = [0, 1]
+idle = "sleep"
+[[port]]
+name = "net_pcap0"
+role = "unprotected"
+[[port]]
+name = "net_null0"
+role = "protected"
+{1}
+"#,
+        capture.display(),
+        sa_toml("v4-tunnel-gcm128"),
+    );
+    let mut daemon = Daemon::start(&config);
+    // The same twelve packets come to both cores: whichever is first takes one, the other finds it a replay.
+    daemon.wait("both captures", |daemon| daemon.counters()["rx"]["packets"] == 24);
+    daemon
+        .wait("their fates", |daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap() + daemon.dropped(19) == 24);
+    assert_eq!(daemon.counters()["tx"]["packets"], 12);
+    let cores = daemon.ok(&["show", "counters"]);
+    for core in ["0", "1"] {
+        let row = cores.lines().find(|line| line.split_whitespace().next() == Some(core)).unwrap_or_default();
+        let columns: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!((columns.get(1), columns.get(5)), (Some(&"12"), Some(&"0")), "12 received, none under way: {cores}");
+    }
+    assert!(daemon.stop().0.success());
+}
+
+fn sa_toml(name: &str) -> String {
+    let text = fs::read_to_string(fixture(&format!("{name}.json"))).unwrap();
+    let sa = serde_json::from_str::<Value>(&text).unwrap()["sas"][0].clone();
+    let fields = sa.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}\n"));
+    format!("[[sa]]\n{}", fields.collect::<String>())
+}
+
+#[test]
+fn plugins_are_bound_and_unbound_by_hand() {
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    let file = daemon.dir.path().join("drops.pcapng");
+    let set = format!("file={}", file.display());
+    let bind =
+        ["plugin", "bind", "capture", "--instance", "cap", "--gate", "drop", "--set", &set, "--set", "packets=3"];
+    daemon.ok(&[&bind[..], &["--filter", "protocol=esp,src=10.1.1.1"]].concat());
+    daemon.wait("captured packets", |daemon| {
+        let report: Value = serde_json::from_str(&daemon.ok(&["--json", "plugin", "list"])).unwrap();
+        let instances = report["instances"].as_array().unwrap();
+        instances.iter().any(|instance| instance["instance"] == "cap" && instance["status"]["written"] == 3)
+    });
+    assert!(fs::metadata(&file).unwrap().len() > 100);
+    daemon.ok(&["plugin", "unbind", "cap"]);
+    let listed = daemon.ok(&["plugin", "list"]);
+    assert!(!listed.contains("instance cap") && listed.contains("instance decap of decap"), "{listed}");
+    let gone = daemon.ctl(&["plugin", "unbind", "cap"]);
+    assert_eq!(gone.status.code(), Some(1));
+    let wrong = daemon.ctl(&["plugin", "bind", "decap", "--instance", "d", "--gate", "egress"]);
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("can't be bound to the gate egress"), "{wrong:?}");
+}
+
+#[test]
+fn without_a_daemon_the_exit_code_is_3() {
+    let output = Command::new(env!("CARGO_BIN_EXE_nf-ctl"))
+        .args(["--socket", "/nonexistent/nf.sock", "show", "status"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("nf-ctl: no nf-core at /nonexistent/nf.sock"));
+}

@@ -1,0 +1,131 @@
+//! net_tap and net_af_packet, in network namespaces of their own. They need root: `make test` runs them where it is root,
+//! and says so where it isn't.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Daemon, fixture, nf_core};
+use serde_json::Value;
+
+/// A network namespace, gone when it is dropped.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(name: &str) -> Namespace {
+        let name = format!("{name}-{}", std::process::id());
+        let made = Command::new("ip").args(["netns", "add", &name]).output().unwrap();
+        assert!(made.status.success(), "network namespaces need root: {}", String::from_utf8_lossy(&made.stderr));
+        let namespace = Namespace(name);
+        namespace.sh("ip link set lo up");
+        namespace
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0, program]);
+        command
+    }
+
+    fn sh(&self, script: &str) -> String {
+        let output = self.command("bash").args(["-ec", script]).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+/// The fixture's SA as an `[[sa]]` table, and its ESP packets.
+fn natt_fixture() -> (String, Vec<Vec<u8>>) {
+    let text = fs::read_to_string(fixture("natt-gcm128.json")).unwrap();
+    let sa = serde_json::from_str::<Value>(&text).unwrap()["sas"][0].clone();
+    let fields = sa.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}\n"));
+    let capture = fs::read(fixture("natt-gcm128.pcap")).unwrap();
+    let mut packets = Vec::new();
+    let mut at = 24;
+    while let Some(record) = capture.get(at..at + 16) {
+        let len = u32::from_le_bytes(record[8..12].try_into().unwrap()) as usize;
+        let frame = &capture[at + 16..at + 16 + len];
+        let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        packets.push(frame[14 + 20 + 8..14 + total].to_vec());
+        at += 16 + len;
+    }
+    (format!("[[sa]]\n{}", fields.collect::<String>()), packets)
+}
+
+/// ESP in UDP from the kernel's stack through `port` into the network function and out on `protected`; all that isn't
+/// ESP is dropped under its own reason.
+fn decapsulates(namespace: &Namespace, vdevs: &str, ports: (&str, &str), before: &str, after: &str) {
+    let (sa, packets) = natt_fixture();
+    namespace.sh(before);
+    let config = format!(
+        r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", {vdevs}]
+idle = "sleep"
+[[port]]
+name = "{}"
+role = "unprotected"
+[[port]]
+name = "{}"
+role = "protected"
+next_hop_mac = "02:00:00:00:00:99"
+[[local]]
+address = "10.10.1.2"
+{sa}"#,
+        ports.0, ports.1
+    );
+    let mut daemon = Daemon::start_by(&mut namespace.command(nf_core().to_str().unwrap()), &config);
+    namespace.sh(after);
+    for (number, packet) in packets.iter().enumerate() {
+        let file = daemon.dir.path().join(format!("packet{number}"));
+        fs::write(&file, packet).unwrap();
+        namespace.sh(&format!("cat {} > /dev/udp/10.10.1.2/4500", file.display()));
+    }
+    let all = packets.len() as u64;
+    daemon.wait("decapsulated packets", |daemon| daemon.counters()["tx"]["packets"] == all);
+    // Again: replays.
+    let first = daemon.dir.path().join("packet0");
+    namespace.sh(&format!("cat {} > /dev/udp/10.10.1.2/4500", first.display()));
+    daemon.wait("the replay", |daemon| daemon.dropped(19) == 1);
+    let status = daemon.ok(&["show", "status"]);
+    assert!(status.contains(ports.0) && status.contains("link up"), "{status}");
+    assert!(daemon.stop().0.success());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn net_af_packet_over_veth() {
+    let namespace = Namespace::new("nf-afp");
+    decapsulates(
+        &namespace,
+        "\"--vdev=net_af_packet0,iface=wan1\", \"--vdev=net_af_packet1,iface=lan1\"",
+        ("net_af_packet0", "net_af_packet1"),
+        "ip link add wan0 type veth peer name wan1; ip link add lan0 type veth peer name lan1
+         for i in wan0 wan1 lan0 lan1; do ip link set $i up; done",
+        "ip addr add 10.10.1.1/24 dev wan0
+         ip neigh add 10.10.1.2 lladdr 02:00:00:00:00:02 dev wan0",
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn net_tap() {
+    let namespace = Namespace::new("nf-tap");
+    decapsulates(
+        &namespace,
+        "\"--vdev=net_tap0,iface=wan0\", \"--vdev=net_tap1,iface=lan0\"",
+        ("net_tap0", "net_tap1"),
+        "true",
+        "ip link set wan0 up; ip link set lan0 up
+         ip addr add 10.10.1.1/24 dev wan0
+         ip neigh add 10.10.1.2 lladdr 02:00:00:00:00:02 dev wan0",
+    );
+}
