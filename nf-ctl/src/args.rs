@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ use crate::Error;
 ///
 /// Exit codes: 0 done, 1 nf-core refuses, 2 the command line is wrong, 3 nf-core isn't there or a file can't be read.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, infer_subcommands = true)]
 pub(crate) struct Cli {
     /// The control socket of nf-core.
     #[arg(long, global = true, env = "NF_CTL_SOCKET", default_value = "/run/nf-core/nf-core.sock")]
@@ -32,17 +33,20 @@ pub(crate) struct Cli {
 const SHOW_COMMANDS: &str = "\
 show platform hardware qfp active statistics drop [clear]
 show platform hardware qfp active feature ipsec datapath drops [all] [clear]
-show counters | show invalid-spi | show sa | show status";
+show counters | show interfaces | show invalid-spi [--limit N] | show sa | show status";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show something; words may be abbreviated, and `| include PATTERN`, `| exclude PATTERN` and `| count PATTERN`
     /// work as on IOS.
-    #[command(visible_alias = "sh", after_help = SHOW_COMMANDS)]
+    #[command(after_help = SHOW_COMMANDS)]
     Show {
         /// What to show.
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(required = true)]
         words: Vec<String>,
+        /// At most so many flows with invalid SPIs.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
     },
     /// Add, delete, list and show SAs. No key is ever shown.
     Sa {
@@ -83,9 +87,10 @@ pub(crate) struct SaNameArgs {
 /// The fields of `[[sa]]` in nf.toml. Keys come from files, for a command line is seen by every user of the host.
 #[derive(Args)]
 pub(crate) struct SaAdd {
-    /// A file with the SA, as in nf.toml or as JSON; `-` for standard input.
-    #[arg(long, conflicts_with_all = ["spi", "src", "dst", "mode", "alg"])]
+    /// A file with one SA or several, as in nf.toml or as JSON; `-` for standard input.
+    #[arg(long, conflicts_with_all = ["spi", "src", "dst", "mode", "alg", "key_file", "auth", "auth_key_file"])]
     pub(crate) file: Option<PathBuf>,
+
     #[arg(long, required_unless_present = "file")]
     pub(crate) spi: Option<String>,
     #[arg(long, required_unless_present = "file")]
@@ -116,6 +121,22 @@ pub(crate) struct SaAdd {
     /// An inner destination network; may be given several times.
     #[arg(long)]
     pub(crate) selector_dst: Vec<String>,
+}
+
+/// Refuses a key on the command line, before clap could repeat it in a message.
+pub(crate) fn refuse_keys(args: &[OsString]) -> Result<(), Error> {
+    let is_key = |arg: &OsString| {
+        let option = arg.to_str().and_then(|arg| arg.split('=').next());
+        matches!(option, Some("--key" | "--auth-key"))
+    };
+    if !args.iter().any(is_key) {
+        return Ok(());
+    }
+    Err(Error::Usage(
+        "a key on the command line is seen by every user of the host, in ps and in the shell's history: \
+         use --key-file and --auth-key-file, or --file - for standard input, and a new key, for this one is known now"
+            .to_owned(),
+    ))
 }
 
 #[derive(Subcommand)]
@@ -201,6 +222,16 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn keys_are_refused_in_both_forms_and_key_files_are_not() {
+        let refused = |arg: &str| refuse_keys(&["sa".into(), "add".into(), arg.into(), "a1b2".into()]);
+        for arg in ["--key", "--key=a1b2", "--auth-key", "--auth-key=a1b2"] {
+            let error = refused(arg).unwrap_err().to_string();
+            assert!(error.contains("use --key-file") && !error.contains("a1b2"), "{error}");
+        }
+        assert!(refused("--key-file").is_ok() && refused("--auth-key-file=a").is_ok());
     }
 
     #[test]

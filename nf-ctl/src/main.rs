@@ -6,6 +6,7 @@ mod render;
 mod sa;
 mod show;
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,40 +33,66 @@ enum Error {
     /// A file can't be used.
     #[error("{0}")]
     File(String),
+    /// Of several SAs, some were added and one was not.
+    #[error("{error}; this is SA {number} of {count}, those before it were added")]
+    Partly {
+        /// Why.
+        error: ClientError,
+        /// Its place in the file, from 1.
+        number: usize,
+        /// The SAs in the file.
+        count: usize,
+    },
 }
 
 impl Error {
     /// 1: refused by the daemon. 2: the command line is wrong. 3: no daemon, or a file that can't be read.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Error::Client(ClientError::Refused(_)) => 1,
+            Error::Client(ClientError::Refused(_)) | Error::Partly { error: ClientError::Refused(_), .. } => 1,
             Error::Usage(_) | Error::Field(_) => 2,
-            Error::Client(_) | Error::File(_) => 3,
+            Error::Client(_) | Error::File(_) | Error::Partly { .. } => 3,
         })
     }
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-            // Whoever reads, `head` for one, may have seen enough.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                eprintln!("nf-ctl: can't write the output: {error}");
-                ExitCode::from(3)
-            }
-            _ => ExitCode::SUCCESS,
-        },
-        Err(error) => {
-            eprintln!("nf-ctl: {error}");
-            error.exit_code()
-        }
+    let (printed, mut code) = match output(std::env::args_os().collect()) {
+        Ok(text) => (print(std::io::stdout().lock(), &text), ExitCode::SUCCESS),
+        Err(error) => (print(std::io::stderr().lock(), &format!("nf-ctl: {error}\n")), error.exit_code()),
+    };
+    if let Err(error) = printed {
+        // If this can't be printed either, the exit code has to do.
+        let _ = print(std::io::stderr().lock(), &format!("nf-ctl: can't write the output: {error}\n"));
+        code = ExitCode::from(3);
     }
+    code
+}
+
+/// Writes all of a text. Whoever reads it, `head` for one, may have seen enough: that is no error.
+fn print(mut to: impl Write, text: &str) -> std::io::Result<()> {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// What a command line puts out.
+fn output(args: Vec<OsString>) -> Result<String, Error> {
+    let (args, pipe) = pipe::split(args)?;
+    args::refuse_keys(&args)?;
+    let cli = Cli::parse_from(args);
+    if pipe.is_some() && cli.json {
+        return Err(Error::Usage("--json is for programs: leave out the filter, or --json".to_owned()));
+    }
+    let text = run(&cli)?;
+    Ok(pipe.map_or_else(|| text.clone(), |pipe| pipe.apply(&text)))
 }
 
 /// Carries a command out; gives what to print.
 fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
-        Command::Show { words } => show::run(cli, words),
+        Command::Show { words, limit } => show::run(cli, words, *limit),
         Command::Sa { command } => sa::run(cli, command),
         Command::Plugin { command } => plugin(cli, command),
     }

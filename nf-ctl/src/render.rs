@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use nf_core::control::proto::{PluginReport, SaReport, Status};
+use nf_core::control::proto::{PluginReport, PortReport, SaReport, Status};
 use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
 use nf_core::notify::{Class, NotifyReport};
@@ -39,10 +39,10 @@ pub(crate) fn feature_drops(report: &Report, all: bool) -> String {
     let mut out = String::new();
     let rule = "-".repeat(72);
     line!(out, "{rule}");
-    line!(out, "{:>9}  {:<45}{:>16}", "Drop Type", "Name", "Packets");
+    line!(out, "{:>9}  {:<36} {:>11}", "Drop Type", "Name", "Packets");
     line!(out, "{rule}");
     for row in report.feature.iter().filter(|row| all || row.packets > 0) {
-        line!(out, "{:>9}  {:<45}{:>16}", row.index, row.name, row.packets);
+        line!(out, "{:>9}  {:<36} {:>11}", row.index, row.name, row.packets);
     }
     out
 }
@@ -50,9 +50,8 @@ pub(crate) fn feature_drops(report: &Report, all: bool) -> String {
 /// `show counters`
 pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
     let mut out = String::new();
-    let dropped = |report: &Report| report.feature.iter().map(|row| row.packets).sum::<u64>();
-    line!(out, "{:<40}{:>16}{:>20}", "", "Packets", "Octets");
-    let mut row = |name: &str, tally: Tally| line!(out, "{name:<40}{:>16}{:>20}", tally.packets, tally.octets);
+    line!(out, "{:<45}{:>16}{:>20}", "", "Packets", "Octets");
+    let mut row = |name: &str, tally: Tally| line!(out, "{name:<45}{:>16}{:>20}", tally.packets, tally.octets);
     row("received", report.rx);
     row("sent", report.tx);
     for (name, tally) in &report.consumed {
@@ -62,14 +61,22 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
         row(&format!("dropped: {}", drop.name), Tally { packets: drop.packets, octets: drop.octets });
     }
     line!(out, "events lost: {}", report.events_lost);
+    if cores.is_empty() {
+        return out;
+    }
+    // What was received is sent, consumed, dropped or under way: nothing else can become of it.
+    line!(out, "\nSince the start");
+    line!(out, "{:<6}{:>16}{:>16}{:>16}{:>16}{:>11}", "Core", "Received", "Sent", "Consumed", "Dropped", "Under way");
     for (core, report) in cores.iter().enumerate() {
         let consumed: u64 = report.consumed.values().map(|tally| tally.packets).sum();
+        let dropped: u64 = report.feature.iter().map(|row| row.packets).sum();
+        let ended = report.tx.packets.saturating_add(consumed).saturating_add(dropped);
         line!(
             out,
-            "core {core} since the start: received {}, sent {}, consumed {consumed}, dropped {}",
+            "{core:<6}{:>16}{:>16}{consumed:>16}{dropped:>16}{:>11}",
             report.rx.packets,
             report.tx.packets,
-            dropped(report)
+            i128::from(report.rx.packets) - i128::from(ended)
         );
     }
     out
@@ -80,9 +87,10 @@ pub(crate) fn invalid_spi(report: &NotifyReport) -> String {
     let mut out = String::new();
     line!(
         out,
-        "packets {}, of them reported {}; messages {}; flows {} (evicted {})",
+        "packets {}: reported {}, suppressed {}; messages {}; flows {}, evicted {}",
         report.packets,
         report.events,
+        report.packets.saturating_sub(report.events),
         report.messages,
         report.flows_tracked,
         report.flows_evicted
@@ -198,7 +206,13 @@ pub(crate) fn status(status: &Status) -> String {
     let mut out = String::new();
     line!(out, "nf-core {} on {}, pid {}, up {} s", status.version, status.dpdk, status.pid, status.uptime_s);
     line!(out, "workers: {}; crypto engine: {}; SAs: {}", status.cores, status.engine, status.sas);
-    for port in &status.ports {
+    out + &ports(&status.ports)
+}
+
+/// `show interfaces`
+pub(crate) fn ports(ports: &[PortReport]) -> String {
+    let mut out = String::new();
+    for port in ports {
         line!(
             out,
             "{} ({}, {}): link {}, mac {}, {} rx queues",
@@ -260,15 +274,15 @@ IpsecTedIndicate                                0                       0
     fn feature_drops_show_what_is_not_zero_and_all_shows_all() {
         let expected = "\
 ------------------------------------------------------------------------
-Drop Type  Name                                                  Packets
+Drop Type  Name                                     Packets
 ------------------------------------------------------------------------
-        4  IN_US_V4_PKT_SA_NOT_FOUND_SPI                           64574
-       12  IN_US_V6_PKT_SA_NOT_FOUND_SPI                               1
+        4  IN_US_V4_PKT_SA_NOT_FOUND_SPI              64574
+       12  IN_US_V6_PKT_SA_NOT_FOUND_SPI                  1
 ";
         assert_eq!(feature_drops(&report(), false), expected);
         let all = feature_drops(&report(), true);
         assert_eq!(all.lines().count(), 3 + DropReason::COUNT);
-        assert!(all.contains("        7  IN_TRANS_V4_IPSEC_PKT_NOT_FOUND_SPI                         0\n"), "{all}");
+        assert!(all.contains("        7  IN_TRANS_V4_IPSEC_PKT_NOT_FOUND_SPI            0\n"), "{all}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! `nf-ctl sa`.
+//! `nf-ctl sa`: keys come from files or standard input, and no key is ever shown.
 
 use nf_core::control::client::Client;
-use nf_core::control::proto::{Request, SaName, SaReport};
+use nf_core::control::proto::{Request, SaName, SaReport, without_values};
 use nf_core::sa::spec::{SaSpec, SelectorSpec, read_secret};
+use serde_json::Value;
+use serde_json::error::Category;
 
 use crate::args::{Cli, SaAdd, SaCommand, SaNameArgs};
 use crate::{Error, read, render};
@@ -11,17 +13,19 @@ use crate::{Error, read, render};
 pub(crate) fn run(cli: &Cli, command: &SaCommand) -> Result<String, Error> {
     match command {
         SaCommand::Add(add) => {
-            let specs = specs(add)?;
-            for spec in &specs {
-                // Checked here first, so that of several SAs none is added if one is wrong. A key file is the daemon's to
-                // read.
-                if spec.key_file.is_none() {
-                    spec.validate()?;
-                }
+            let mut specs = specs(add)?;
+            // All are checked before the first is sent, so that none is added if one is wrong.
+            for spec in &mut specs {
+                own_key(spec)?;
+                spec.validate()?;
             }
             let mut client = Client::connect(&cli.socket)?;
-            for spec in specs {
-                client.call::<()>(&Request::SaAdd { sa: Box::new(spec) })?;
+            let count = specs.len();
+            for (place, spec) in specs.into_iter().enumerate() {
+                client.call::<()>(&Request::SaAdd { sa: Box::new(spec) }).map_err(|error| match count {
+                    1 => Error::Client(error),
+                    _ => Error::Partly { error, number: place + 1, count },
+                })?;
             }
             Ok(String::new())
         }
@@ -49,28 +53,54 @@ fn sa_name(name: &SaNameArgs) -> SaName {
     SaName { spi: name.spi, dst: name.dst, src: name.src }
 }
 
+/// Puts the key of `key_file` in its place: the file is the operator's, and its path may be relative to the operator's
+/// directory.
+fn own_key(spec: &mut SaSpec) -> Result<(), Error> {
+    if spec.key.is_none()
+        && let Some(path) = spec.key_file.take()
+    {
+        spec.key = Some(read_secret(&path)?);
+    }
+    Ok(())
+}
+
 /// The SAs that are to be added: those of a file, or the one of the options.
 fn specs(add: &SaAdd) -> Result<Vec<SaSpec>, Error> {
-    let Some(path) = &add.file else {
-        return Ok(vec![from_options(add)?]);
-    };
-    let text = read(path)?;
-    // Messages without the text that they are about: it holds keys.
-    let file_error = |problem: &str| Error::File(format!("{}: {problem}", path.display()));
-    if text.trim_start().starts_with(['{', '[']) && !text.trim_start().starts_with("[[") {
-        let parsed = match text.trim_start().starts_with('[') {
-            true => serde_json::from_str(&text),
-            false => serde_json::from_str(&text).map(|spec| vec![spec]),
-        };
-        return parsed
-            .map_err(|error| file_error(&format!("isn't an SA: line {}, column {}", error.line(), error.column())));
+    match &add.file {
+        Some(path) => parse(&read(path)?).map_err(|problem| Error::File(format!("{}: {problem}", path.display()))),
+        None => Ok(vec![from_options(add)?]),
     }
-    let table: toml::Table = toml::from_str(&text).map_err(|error| file_error(error.message()))?;
-    let parsed = match table.get("sa") {
-        Some(list) => list.clone().try_into::<Vec<SaSpec>>(),
-        None => table.try_into::<SaSpec>().map(|spec| vec![spec]),
+}
+
+/// The SAs in a text: as in nf.toml, with or without the line `[[sa]]`, or as JSON, one, a list or `{"sa": [..]}`. The
+/// error has nothing of the text in it, for there are keys in it.
+fn parse(text: &str) -> Result<Vec<SaSpec>, String> {
+    let start = text.trim_start();
+    let is_json = start.starts_with('{') || start.strip_prefix('[').is_some_and(|s| s.trim_start().starts_with('{'));
+    let specs = if is_json {
+        let json = |error: serde_json::Error| match error.classify() {
+            Category::Data => without_values(&error.to_string()),
+            Category::Syntax | Category::Eof | Category::Io => format!("not JSON, {error}"),
+        };
+        match serde_json::from_str(text).map_err(json)? {
+            Value::Object(mut table) => match table.remove("sa") {
+                Some(list) => serde_json::from_value(list).map_err(json)?,
+                None => vec![serde_json::from_value(Value::Object(table)).map_err(json)?],
+            },
+            list => serde_json::from_value(list).map_err(json)?,
+        }
+    } else {
+        let toml = |error: toml::de::Error| without_values(error.message());
+        let mut table: toml::Table = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            format!("neither TOML nor JSON, line {}", before.matches('\n').count() + 1)
+        })?;
+        match table.remove("sa") {
+            Some(list) => list.try_into::<Vec<SaSpec>>().map_err(toml)?,
+            None => vec![table.try_into().map_err(toml)?],
+        }
     };
-    parsed.map_err(|error| file_error(error.message()))
+    if specs.is_empty() { Err("there is no SA in it".to_owned()) } else { Ok(specs) }
 }
 
 fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
@@ -90,4 +120,49 @@ fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
         encap: add.encap.clone(),
         selectors: SelectorSpec { src: add.selector_src.clone(), dst: add.selector_dst.clone() },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn spis(text: &str) -> Result<Vec<String>, String> {
+        parse(text).map(|specs| specs.into_iter().map(|spec| spec.spi).collect())
+    }
+
+    #[test]
+    fn one_sa_or_several_in_toml_or_json() {
+        let toml = |spi| {
+            format!("spi = {spi}\nsrc = \"10.1.1.1\"\ndst = \"10.10.1.2\"\nmode = \"tunnel\"\nalg = \"aes-gcm-16\"\n")
+        };
+        let json = |spi| format!(r#"{{"spi":{spi},"src":"10.1.1.1","dst":"10.10.1.2","mode":"tunnel","alg":"null"}}"#);
+        assert_eq!(spis(&toml(256)).unwrap(), ["256"]);
+        assert_eq!(spis(&format!("[[sa]]\n{}\n[[sa]]\n{}", toml(256), toml(257))).unwrap(), ["256", "257"]);
+        assert_eq!(spis(&json(256)).unwrap(), ["256"]);
+        assert_eq!(spis(&format!(" [ {}, {} ]", json(256), json(257))).unwrap(), ["256", "257"]);
+        assert_eq!(spis(&format!("{{\"sa\":[{}]}}", json(256))).unwrap(), ["256"]);
+    }
+
+    #[test]
+    fn mistakes_are_named_and_keys_are_not() {
+        for (text, wanted) in [
+            (format!("key = {KEY}"), "neither TOML nor JSON, line 1"),
+            (format!("# an SA\nkey = \"{KEY}\nspi = 5"), "neither TOML nor JSON, line 2"),
+            (format!("{{\"key\": \"{KEY}\", }}"), "not JSON, trailing comma at line 1"),
+            (format!("{{\"{KEY}\": 5}}"), "unknown field `..`"),
+            (format!("kye = \"{KEY}\""), "unknown field `kye`"),
+            (format!("spi = [\"{KEY}\"]"), "expected a number or a string"),
+            (format!("esn = \"{KEY}\""), "invalid type, expected a boolean"),
+            (format!("{{\"esn\": \"{KEY}\"}}"), "invalid type, expected a boolean"),
+            ("[]".to_owned(), "neither TOML nor JSON, line 1"),
+            ("{\"sa\": []}".to_owned(), "there is no SA in it"),
+            (String::new(), "missing field `spi`"),
+        ] {
+            let error = spis(&text).unwrap_err();
+            assert!(error.starts_with(wanted), "{wanted:?}: {error:?}");
+            assert!(!error.contains("0123456789"), "{error}");
+        }
+    }
 }

@@ -4,9 +4,10 @@ use nf_core::control::client::Client;
 use nf_core::control::proto::{Request, SaReport, Status};
 use nf_core::counters::Report;
 use nf_core::notify::NotifyReport;
+use serde::Serialize;
 
 use crate::args::Cli;
-use crate::{Error, pipe, read, render, sa};
+use crate::{Error, read, render, sa};
 
 /// What can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,10 +15,14 @@ enum What {
     GlobalDrops { clear: bool },
     FeatureDrops { all: bool, clear: bool },
     Counters,
+    Interfaces,
     InvalidSpi,
     Sa,
     Status,
 }
+
+/// Flows with invalid SPIs that are listed, unless told otherwise.
+const FLOWS: usize = 100;
 
 /// Every command in full.
 const COMMANDS: &[(&str, What)] = &[
@@ -31,17 +36,15 @@ const COMMANDS: &[(&str, What)] = &[
         What::FeatureDrops { all: true, clear: true },
     ),
     ("counters", What::Counters),
+    ("interfaces", What::Interfaces),
     ("invalid-spi", What::InvalidSpi),
     ("sa", What::Sa),
     ("status", What::Status),
 ];
 
-/// Flows on unknown SPIs that are listed.
-const FLOWS: usize = 100;
-
-/// Whether a word is a keyword or the beginning of it.
+/// Whether a word is a keyword or the beginning of it, in upper or lower case.
 pub(crate) fn abbreviates(word: &str, keyword: &str) -> bool {
-    !word.is_empty() && keyword.starts_with(word)
+    !word.is_empty() && keyword.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
 /// The command that the words stand for.
@@ -53,7 +56,7 @@ fn find(words: &[&str]) -> Result<What, Error> {
             candidates.iter().filter_map(|(command, _)| command.get(position).copied()).collect();
         keywords.sort_unstable();
         keywords.dedup();
-        let exact = keywords.iter().filter(|keyword| *keyword == word).copied().collect::<Vec<_>>();
+        let exact = keywords.iter().filter(|keyword| keyword.eq_ignore_ascii_case(word)).copied().collect::<Vec<_>>();
         let fitting = keywords.iter().filter(|keyword| abbreviates(word, keyword)).copied().collect::<Vec<_>>();
         let said = words.get(..position).unwrap_or_default().join(" ");
         let keyword = match (exact.as_slice(), fitting.as_slice()) {
@@ -78,15 +81,29 @@ fn find(words: &[&str]) -> Result<What, Error> {
 }
 
 /// Carries out `show WORDS`.
-pub(crate) fn run(cli: &Cli, words: &[String]) -> Result<String, Error> {
-    let (words, pipe) = pipe::split(words)?;
-    let json = cli.json || words.iter().any(|word| word == "--json");
-    let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != "--json").collect();
-    let text = show(cli, find(&words)?, json)?;
-    Ok(pipe.map_or(text.clone(), |pipe| pipe.apply(&text)))
+pub(crate) fn run(cli: &Cli, words: &[String], limit: Option<usize>) -> Result<String, Error> {
+    let what = find(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    if limit.is_some() && what != What::InvalidSpi {
+        return Err(Error::Usage("--limit is for `show invalid-spi` only".to_owned()));
+    }
+    if cli.stats_file.is_some()
+        && !matches!(what, What::GlobalDrops { .. } | What::FeatureDrops { .. } | What::Counters)
+    {
+        return Err(Error::Usage("--stats-file has counters only: use it with drops or `show counters`".to_owned()));
+    }
+    show(cli, what, limit.unwrap_or(FLOWS))
 }
 
-fn show(cli: &Cli, what: What, json: bool) -> Result<String, Error> {
+/// All counters, and those of each core since the start.
+#[derive(Serialize)]
+struct Counters {
+    #[serde(flatten)]
+    report: Report,
+    cores: Vec<Report>,
+}
+
+fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
+    let json = cli.json;
     Ok(match what {
         What::GlobalDrops { clear } => {
             let report = counters(cli, clear)?;
@@ -102,10 +119,14 @@ fn show(cli: &Cli, what: What, json: bool) -> Result<String, Error> {
                 Some(_) => Vec::new(),
                 None => Client::connect(&cli.socket)?.call(&Request::CoreCounters {})?,
             };
-            if json { render::json(&report) } else { render::counters(&report, &cores) }
+            if json { render::json(&Counters { report, cores }) } else { render::counters(&report, &cores) }
+        }
+        What::Interfaces => {
+            let status: Status = Client::connect(&cli.socket)?.call(&Request::Status {})?;
+            if json { render::json(&status.ports) } else { render::ports(&status.ports) }
         }
         What::InvalidSpi => {
-            let report: NotifyReport = Client::connect(&cli.socket)?.call(&Request::InvalidSpi { limit: FLOWS })?;
+            let report: NotifyReport = Client::connect(&cli.socket)?.call(&Request::InvalidSpi { limit })?;
             if json { render::json(&report) } else { render::invalid_spi(&report) }
         }
         What::Sa => {
@@ -147,12 +168,16 @@ mod tests {
         assert_eq!(words("plat hard qfp act stat drop"), Ok(What::GlobalDrops { clear: false }));
         assert_eq!(words("pl h q a f i d d a"), Ok(What::FeatureDrops { all: true, clear: false }));
         assert_eq!(words("pl h q a f i d d a c"), Ok(What::FeatureDrops { all: true, clear: true }));
+        assert_eq!(words("Platform HARDWARE qfp act FEAT ipsec data drops"), words(COMMANDS[2].0));
         assert_eq!(words("sa"), Ok(What::Sa));
+        assert_eq!(words("inv"), Ok(What::InvalidSpi));
     }
 
     #[test]
     fn mistakes_are_explained() {
         assert_eq!(words("s"), Err("`s` may stand for sa or status".to_owned()));
+        assert_eq!(words("in"), Err("`in` may stand for interfaces or invalid-spi".to_owned()));
+        assert!(words("").is_err() && words("ß").is_err() && words("sä").is_err());
         assert_eq!(words("status now"), Err("nothing goes behind `show status`; `now` is too much".to_owned()));
         assert_eq!(
             words("platform hardware qfp passive"),

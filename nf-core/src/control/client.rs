@@ -1,16 +1,94 @@
-//! The other end of the control socket.
+//! The client's end of the control socket, blocking: one call, one answer.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
-use super::proto::{Request, Response};
+use super::proto::{Request, Response, VERSION};
 
-/// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client waits for an answer: longer than the server waits for its control thread, so that the server's own
+/// word on the delay arrives.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// A request that was not answered, or refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The daemon can't be reached.
+    #[error("no nf-core at {}: {}", path.display(), unreachable_because(error))]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The connection broke, or there was no answer in time. It isn't known whether the request was carried out.
+    #[error("nf-core at {} doesn't answer: {}; its log says why", path.display(), broken_because(error))]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The daemon speaks another version of the protocol.
+    #[error(
+        "nf-core at {} speaks version {theirs} of the control protocol, this program version {VERSION}: \
+         use both of the same release",
+        path.display()
+    )]
+    Version {
+        /// The socket.
+        path: PathBuf,
+        /// The daemon's version.
+        theirs: u32,
+    },
+    /// The answer makes no sense.
+    #[error(
+        "{} answers in another protocol ({why}): is it nf-core's socket, and is nf-core of the same release?",
+        path.display()
+    )]
+    Protocol {
+        /// The socket.
+        path: PathBuf,
+        /// What doesn't fit.
+        why: String,
+    },
+    /// The daemon refuses; its own words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn unreachable_because(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => {
+            "there is no such socket; is it running, and is --socket the [control] socket of its configuration?"
+        }
+        ErrorKind::ConnectionRefused => "nobody listens there; start it with nf-core run",
+        ErrorKind::PermissionDenied => "this user may not use the socket; run as root or as a member of its group",
+        _ => return error.to_string(),
+    }
+    .to_owned()
+}
+
+fn broken_because(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "the time for it is over".to_owned(),
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
+            "it closed the connection".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// What each version's [`Status`](super::proto::Status) has in it.
+#[derive(Deserialize)]
+struct Spoken {
+    protocol: u32,
+}
 
 /// A connection to a daemon.
 #[derive(Debug)]
@@ -19,71 +97,86 @@ pub struct Client {
     reader: BufReader<UnixStream>,
 }
 
-/// A request that was not answered, or refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The daemon can't be reached.
-    #[error("no nf-core at {}: {}", .path.display(), reason(.error))]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The connection broke.
-    #[error("nf-core at {} doesn't answer: {error}; its log says why", .path.display())]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The answer makes no sense.
-    #[error("nf-core answers in another protocol ({0}); nf-ctl and nf-core must be of the same version")]
-    Protocol(String),
-    /// The daemon refuses; its own words.
-    #[error("{0}")]
-    Refused(String),
-}
-
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => {
-            "there is no such socket; is it running, and is --socket the [control] socket of its configuration?"
-                .to_owned()
-        }
-        ErrorKind::ConnectionRefused => "nobody listens there; start it with nf-core run".to_owned(),
-        ErrorKind::PermissionDenied => {
-            "this user may not use the socket; run as root or as a member of its group".to_owned()
-        }
-        _ => error.to_string(),
-    }
-}
-
 impl Client {
-    /// Connects to the daemon that serves a socket.
+    /// Connects to the daemon that serves a socket, and checks that it speaks this protocol.
+    ///
+    /// # Errors
+    /// [`ClientError`]: nobody is there, no permission, another version, or the daemon takes no more clients.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
-        let stream =
-            UnixStream::connect(path).map_err(|error| ClientError::Connect { path: path.to_owned(), error })?;
-        let timeouts = stream.set_read_timeout(Some(TIMEOUT)).and(stream.set_write_timeout(Some(TIMEOUT)));
-        timeouts.map_err(|error| ClientError::Io { path: path.to_owned(), error })?;
-        Ok(Client { path: path.to_owned(), reader: BufReader::new(stream) })
+        Client::connect_within(path, PATIENCE)
+    }
+
+    /// As [`Client::connect`]; no read or write waits longer than `patience`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Client, ClientError> {
+        let failed = |error| ClientError::Connect { path: path.to_owned(), error };
+        let stream = UnixStream::connect(path).map_err(failed)?;
+        stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))).map_err(failed)?;
+        let mut client = Client { path: path.to_owned(), reader: BufReader::new(stream) };
+        match client.call(&Request::Status {})? {
+            Spoken { protocol: VERSION } => Ok(client),
+            Spoken { protocol: theirs } => Err(ClientError::Version { path: client.path, theirs }),
+        }
     }
 
     /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] in the daemon's words; any other if it isn't known what became of the request.
     pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
-        let io = |error| ClientError::Io { path: self.path.clone(), error };
-        let protocol = |error: serde_json::Error| ClientError::Protocol(error.to_string());
-        let mut line = zeroize::Zeroizing::new(serde_json::to_vec(request).map_err(protocol)?);
+        let path = self.path.clone();
+        let protocol = |error: serde_json::Error| ClientError::Protocol { path, why: error.to_string() };
+        // With a key in it, perhaps. The room is for the largest SA, so that none of it is left in freed memory.
+        let mut line = Zeroizing::new(Vec::with_capacity(1 << 14));
+        if let Err(error) = serde_json::to_writer(&mut *line, request) {
+            return Err(protocol(error));
+        }
         line.push(b'\n');
-        self.reader.get_mut().write_all(&line).map_err(io)?;
-        let mut answer = String::new();
-        if self.reader.read_line(&mut answer).map_err(io)? == 0 {
-            return Err(io(ErrorKind::UnexpectedEof.into()));
+        // A daemon that hangs up says why before it does.
+        let sent = self.reader.get_mut().write_all(&line);
+        match (sent, self.receive()?) {
+            (_, Response::Error(message)) => Err(ClientError::Refused(message)),
+            (Ok(()), Response::Ok(content)) => serde_json::from_value(content).map_err(protocol),
+            (Err(error), Response::Ok(_)) => Err(self.broken(error)),
         }
-        match serde_json::from_str(&answer).map_err(protocol)? {
-            Response::Ok(content) => serde_json::from_value(content).map_err(protocol),
-            Response::Error(message) => Err(ClientError::Refused(message)),
+    }
+
+    fn receive(&mut self) -> Result<Response, ClientError> {
+        let mut line = Vec::new();
+        match self.reader.read_until(b'\n', &mut line) {
+            Ok(_) if line.ends_with(b"\n") => serde_json::from_slice(&line)
+                .map_err(|error| ClientError::Protocol { path: self.path.clone(), why: error.to_string() }),
+            Ok(_) => Err(self.broken(ErrorKind::UnexpectedEof.into())),
+            Err(error) => Err(self.broken(error)),
         }
+    }
+
+    fn broken(&self, error: io::Error) -> ClientError {
+        ClientError::Io { path: self.path.clone(), error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Against a real server: in the server's tests. Root is never refused, so this can't be there.
+    #[test]
+    fn no_permission_names_the_group() {
+        let error = io::Error::from(ErrorKind::PermissionDenied);
+        let error = ClientError::Connect { path: "/run/nf.sock".into(), error }.to_string();
+        let wanted = "no nf-core at /run/nf.sock: \
+                      this user may not use the socket; run as root or as a member of its group";
+        assert_eq!(error, wanted);
+    }
+
+    #[test]
+    fn paths_that_no_socket_can_have() {
+        let long = Client::connect(Path::new(&"x".repeat(200))).unwrap_err();
+        assert!(long.to_string().contains("shorter than SUN_LEN"), "{long}");
+        let below_a_file = Client::connect(Path::new("/dev/null/nf.sock")).unwrap_err();
+        assert!(below_a_file.to_string().contains("there is no such socket"), "{below_a_file}");
     }
 }

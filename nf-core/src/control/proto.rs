@@ -1,19 +1,32 @@
 //! What `nf-ctl` and `nf-core` say to each other: a line of JSON each way, over a Unix stream socket.
+//!
+//! ```text
+//! > {"op":"sa-show","spi":305419896}
+//! < {"error":"there is no SA with SPI 0x12345678(305419896); `nf-ctl sa list` shows those that there are"}
+//! > {"op":"counters"}
+//! < {"ok":{"rx":{"packets":17,"octets":2210},...}}
+//! ```
+//!
+//! Each request gets exactly one response, in order, and a connection serves any number of them. Requests are strict, an
+//! unknown field is refused, so that a misspelt option isn't lost. Responses are lenient: a client skips fields that it
+//! doesn't know, so fields may be added without a new [`VERSION`]. Keys go in and never come out.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::error::Category;
 
 use crate::config::FilterSpec;
 use crate::sa::inbound::SaTotals;
 use crate::sa::spec::{SaSpec, SelectorSpec};
 use crate::types::Spi;
 
-/// The version of the protocol. A client of another version is told so by [`Status`].
+/// The version of the protocol. It grows with each change that an older peer would misread. It stands in [`Status`],
+/// which is what a client asks for first.
 pub const VERSION: u32 = 1;
 
-/// The longest line, in octets. A longer one is answered by an error, and the connection ends.
+/// The longest request, in octets, its newline included. A longer one is answered by an error, and the connection ends.
 pub const MAX_LINE: usize = 1 << 20;
 
 /// A request.
@@ -81,6 +94,54 @@ pub enum Request {
         /// Flows at most.
         limit: usize,
     },
+}
+
+impl Request {
+    /// Reads a request from its line, with or without the newline.
+    ///
+    /// # Errors
+    /// Says what is wrong with the line, in one sentence. What the line has in the place of a value isn't repeated, as it
+    /// may be a key.
+    pub fn decode(line: &[u8]) -> Result<Request, String> {
+        let refuse = |why: &str| format!("the request can't be understood: {why}");
+        let text = std::str::from_utf8(line)
+            .map_err(|error| refuse(&format!("octet {} isn't UTF-8", error.valid_up_to().saturating_add(1))))?;
+        // Serde would take an array for an object with its fields in order.
+        if text.trim_start().starts_with('[') {
+            return Err(refuse("it is an array, not an object"));
+        }
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            Category::Data => refuse(&without_values(&error.to_string())),
+            Category::Syntax | Category::Eof | Category::Io => refuse(&format!("it isn't JSON, {error}")),
+        })
+    }
+}
+
+/// Cuts out of a message of serde's what it quotes from the input, except names: for whoever reads what may hold keys.
+pub fn without_values(message: &str) -> String {
+    const QUOTING: [&str; 3] = ["invalid type", "invalid value", "invalid length"];
+    const NAMING: [&str; 2] = ["unknown variant `", "unknown field `"];
+    const OURS: [&str; 3] = ["missing field `", "duplicate field `", "invalid IP address syntax"];
+    if let Some(kind) = QUOTING.iter().find(|kind| message.starts_with(**kind)) {
+        // The value itself may read like serde's words: what follows the last of them is serde's.
+        return match message.rsplit_once(", expected ") {
+            Some((_, expected)) => format!("{kind}, expected {expected}"),
+            None => (*kind).to_owned(),
+        };
+    }
+    for start in NAMING {
+        if let Some((name, rest)) = message.strip_prefix(start).and_then(|rest| rest.split_once('`')) {
+            // A key that stands in the place of a name has digits.
+            let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-'));
+            let name = if is_name { name } else { ".." };
+            return format!("{start}{name}`{rest}");
+        }
+    }
+    // Messages of our own types don't quote secrets; others can't be known.
+    match OURS.iter().chain(&["expected "]).any(|start| message.starts_with(start)) {
+        true => message.to_owned(),
+        false => "a field has a value that isn't allowed".to_owned(),
+    }
 }
 
 fn default_priority() -> u16 {
@@ -246,4 +307,106 @@ pub struct BindingReport {
     pub priority: u16,
     /// The packets; `any` for all.
     pub filter: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn same(request: &Request, wanted: Value) {
+        let line = serde_json::to_string(request).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), wanted);
+        let read = Request::decode(line.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap(), wanted);
+    }
+
+    #[test]
+    fn requests_are_lines_of_this_shape() {
+        same(&Request::Status {}, json!({"op": "status"}));
+        same(&Request::Counters {}, json!({"op": "counters"}));
+        same(&Request::CountersClear {}, json!({"op": "counters-clear"}));
+        same(&Request::CoreCounters {}, json!({"op": "core-counters"}));
+        same(&Request::SaList {}, json!({"op": "sa-list"}));
+        same(&Request::PluginList {}, json!({"op": "plugin-list"}));
+        same(&Request::InvalidSpi { limit: 20 }, json!({"op": "invalid-spi", "limit": 20}));
+        let sa = SaName { spi: Spi(0xB761_863E), dst: None, src: None };
+        same(&Request::SaDel { sa }, json!({"op": "sa-del", "spi": 3_076_621_886u32}));
+        let sa = SaName { dst: Some("2001:db8::1".parse().unwrap()), ..sa };
+        same(&Request::SaShow { sa }, json!({"op": "sa-show", "spi": 3_076_621_886u32, "dst": "2001:db8::1"}));
+        let unbind = Request::PluginUnbind { instance: "cap".to_owned(), gate: Some("egress".to_owned()) };
+        same(&unbind, json!({"op": "plugin-unbind", "instance": "cap", "gate": "egress"}));
+    }
+
+    #[test]
+    fn an_sa_goes_over_the_socket_with_its_key() {
+        let sa = json!({
+            "spi": "256", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
+            "key": "5a".repeat(20), "esn": true, "replay_window": 64, "encap": "none",
+            "selectors": {"src": ["10.0.0.0/8"], "dst": []},
+        });
+        let line = json!({"op": "sa-add", "sa": sa}).to_string();
+        let request = Request::decode(line.as_bytes()).unwrap();
+        assert!(!format!("{request:?}").contains("5a5a"), "{request:?}");
+        same(&request, json!({"op": "sa-add", "sa": sa}));
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_left_out() {
+        let line = br#"{"op":"plugin-bind","plugin":"capture","instance":"cap","gate":"egress"}"#;
+        let Ok(Request::PluginBind { filter, priority, settings, .. }) = Request::decode(line) else {
+            panic!("not read as plugin-bind")
+        };
+        assert_eq!((filter.validate().unwrap().to_string().as_str(), priority, settings), ("any", 100, Value::Null));
+    }
+
+    #[test]
+    fn a_misplaced_key_is_not_repeated() {
+        let key = "0123456789abcdef0123456789abcdef01234567";
+        let sa = json!({
+            "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16", "key": "5a",
+        });
+        for place in ["spi", "src", "key", "auth_key", "esn", "replay_window", "selectors", key] {
+            for value in [json!(key), json!([key]), json!({key: key}), json!(1_234_567_890_123_456_789u64)] {
+                let mut sa = sa.clone();
+                sa[place] = value.clone();
+                let line = json!({"op": "sa-add", "sa": sa}).to_string();
+                if let Err(message) = Request::decode(line.as_bytes()) {
+                    assert!(!message.contains("0123456789abcdef"), "{place}: {message}");
+                    assert!(!message.contains("12345678901"), "{place}: {message}");
+                    assert!(message.len() < 400, "{message}");
+                }
+            }
+        }
+        assert!(Request::decode(json!({"op": key}).to_string().as_bytes()).is_err_and(|m| !m.contains(key)));
+    }
+
+    #[test]
+    fn a_message_of_serdes_loses_its_values_and_keeps_its_sense() {
+        for (message, wanted) in [
+            ("invalid type: string \"a1b2\", expected u64", "invalid type, expected u64"),
+            ("invalid value: string \"a, expected b2\", expected u64", "invalid value, expected u64"),
+            ("unknown variant `a1b2`, there are no variants", "unknown variant `..`, there are no variants"),
+            ("unknown field `colour`, expected `spi` or `dst`", "unknown field `colour`, expected `spi` or `dst`"),
+            ("unknown field `a1b2`, expected `spi`", "unknown field `..`, expected `spi`"),
+            ("missing field `spi`", "missing field `spi`"),
+            ("bad key a1b2", "a field has a value that isn't allowed"),
+        ] {
+            assert_eq!(without_values(message), wanted);
+        }
+    }
+
+    #[test]
+    fn responses_are_lines_of_this_shape() {
+        for (response, wanted) in [
+            (Response::ok(()), r#"{"ok":null}"#),
+            (Response::ok([1, 2]), r#"{"ok":[1,2]}"#),
+            (Response::Error("no".to_owned()), r#"{"error":"no"}"#),
+        ] {
+            let line = serde_json::to_string(&response).unwrap();
+            assert_eq!(line, wanted);
+            assert_eq!(serde_json::from_str::<Response>(&line).unwrap(), response);
+        }
+    }
 }

@@ -1,231 +1,311 @@
-//! The control socket. Threads of its own read and write; requests are handled on the control thread, one at a time.
+//! The server's end of the control socket.
+//!
+//! One thread accepts clients, one more a client reads its requests and writes the responses. Those threads do nothing
+//! else: a request goes over a bounded queue to the control thread, which answers it in [`ControlServer::serve`]. So a
+//! slow, silent or hostile client holds up nobody but itself, and that for a bounded time ([`Limits`]).
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+mod connection;
+mod socket;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::proto::{MAX_LINE, Request, Response};
+use super::proto::{Request, Response};
+use connection::Connection;
+use socket::Socket;
 
-/// Connections at a time; one more is told so and closed.
-const MAX_CLIENTS: usize = 32;
-/// How long a client may be silent, and how long it may leave an answer unread.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Requests that may wait for the control thread.
-const QUEUE_LENGTH: usize = 64;
-/// The socket is for its owner and group.
-const MODE: u32 = 0o660;
+/// How long clients that are cut off at the end get to read a last response.
+const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What answers requests, on the control thread.
+/// Requests that are answered before the control thread has its turn again.
+const REQUESTS_PER_TURN: usize = 64;
+
+/// How long to wait before the next try when a client can't be accepted, for want of file descriptors for instance.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may take of the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Clients at once. One more gets an error and is cut off.
+    pub clients: usize,
+    /// The time for a request to arrive whole, from the connection's start or the last response.
+    pub request: Duration,
+    /// The time for the control thread to answer.
+    pub answer: Duration,
+    /// The time for the client to take a response.
+    pub response: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            clients: 32,
+            request: Duration::from_secs(30),
+            answer: Duration::from_secs(20),
+            response: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why the control socket can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The path is longer than a socket's address can be.
+    #[error(
+        "the control socket's path {} has {octets} octets: set [control] socket to one with {max} octets at most",
+        path.display()
+    )]
+    PathTooLong {
+        /// The socket.
+        path: PathBuf,
+        /// Its length.
+        octets: usize,
+        /// The greatest length.
+        max: usize,
+    },
+    /// Another process serves this socket.
+    #[error(
+        "another {} serves {}: stop it, or set [control] socket to another path",
+        pid.map_or_else(|| "process".to_owned(), |pid| format!("nf-core (pid {pid})")),
+        path.display()
+    )]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+        /// The process, where it is an nf-core.
+        pid: Option<u32>,
+    },
+    /// Something that isn't a socket has the socket's path. It is left alone.
+    #[error("{} is there but is not a socket: remove it, or set [control] socket to another path", path.display())]
+    NotASocket {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The process may not create, write or connect to something that the socket needs.
+    #[error(
+        "no permission to {what} {}: run nf-core as a user who may, or set [control] socket to another path",
+        path.display()
+    )]
+    Permission {
+        /// What was tried.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+    },
+    /// The system refused for another reason.
+    #[error("can't {what} {}: {source}; remove the cause, or set [control] socket to another path", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system has no room for another thread.
+    #[error("can't start the control socket's thread: {0}; raise the limit of processes (ulimit -u, TasksMax)")]
+    Thread(io::Error),
+}
+
+/// What answers requests. It runs on the control thread.
 pub trait Handler {
-    /// Answers one.
+    /// Carries a request out and says how it went.
     fn handle(&mut self, request: Request) -> Response;
 }
 
-/// A socket that can't be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Another instance has it.
-    #[error("another nf-core{} serves {}; stop it, or set [control] socket to another path", pid_text(.pid), .path.display())]
-    Taken {
-        /// The socket.
-        path: PathBuf,
-        /// The other's process, if it has left its number.
-        pid: Option<u32>,
-    },
-    /// The system refuses.
-    #[error("the control socket {} can't be {step}: {error}; {}", .path.display(), remedy(.error))]
-    Io {
-        /// The socket, or a file beside it.
-        path: PathBuf,
-        /// What failed.
-        step: &'static str,
-        /// Why.
-        error: io::Error,
-    },
+/// A request on its way to the control thread.
+struct Call {
+    request: Request,
+    /// When the client is told that there was no answer.
+    deadline: Instant,
+    reply: Sender<Response>,
 }
 
-fn pid_text(pid: &Option<u32>) -> String {
-    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+/// The connected clients: so many are they, and by these handles they are cut off.
+struct Clients {
+    open: bool,
+    next: u64,
+    streams: HashMap<u64, UnixStream>,
 }
 
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::PermissionDenied => "run as a user who may write there, or set [control] socket to another path",
-        ErrorKind::InvalidInput => "a socket's path has 107 octets at most: set [control] socket to a shorter one",
-        _ => "set [control] socket to a path in a directory that exists",
+fn lock(clients: &Mutex<Clients>) -> MutexGuard<'_, Clients> {
+    clients.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a client off the list when its thread ends, however it ends.
+struct Entry {
+    id: u64,
+    clients: Arc<Mutex<Clients>>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.clients).streams.remove(&self.id);
     }
 }
 
-/// The socket and the requests that come over it. Socket and lock file go when it is dropped.
-#[derive(Debug)]
-pub struct ControlServer {
-    path: PathBuf,
-    lock_path: PathBuf,
-    /// Held for as long as the socket is ours.
-    _lock: File,
-    requests: Receiver<Pending>,
+impl fmt::Debug for ControlServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlServer").field("path", &self.path()).finish_non_exhaustive()
+    }
 }
 
-#[derive(Debug)]
-struct Pending {
-    request: Request,
-    answer: Sender<Response>,
+/// The control socket, served. Dropping it cuts off the clients, ends its threads and removes socket and lock file.
+pub struct ControlServer {
+    calls: Receiver<Call>,
+    clients: Arc<Mutex<Clients>>,
+    /// The listening socket once more: shutting it down wakes the thread that accepts.
+    waker: UnixStream,
+    acceptor: Option<JoinHandle<()>>,
+    socket: Socket,
 }
 
 impl ControlServer {
-    /// Takes the path and listens there. A socket that a dead process has left is replaced.
+    /// Creates the socket and starts to accept clients. Their requests wait for [`ControlServer::serve`].
+    ///
+    /// The socket has the mode 0660 from the moment in which it can be found. A socket that a dead process left behind
+    /// is replaced; a living process' socket is not. A missing directory is created with the mode 0755. Beside the
+    /// socket lies its lock file, `PATH.lock`.
+    ///
+    /// # Errors
+    /// See [`ServerError`]. Nothing is left behind.
     pub fn bind(path: &Path) -> Result<ControlServer, ServerError> {
-        let io = |path: &Path, step| {
-            let path = path.to_owned();
-            move |error| ServerError::Io { path, step, error }
-        };
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::create_dir_all(directory).map_err(io(directory, "given a directory"))?;
-        }
-        // Whoever holds the lock has the path, whatever lies there.
-        let mut lock_path = path.as_os_str().to_owned();
-        lock_path.push(".lock");
-        let lock_path = PathBuf::from(lock_path);
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(io(path, "locked"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let _ = lock.read_to_string(&mut text);
-                return Err(ServerError::Taken { path: path.to_owned(), pid: text.trim().parse().ok() });
-            }
-            Err(TryLockError::Error(error)) => return Err(io(path, "locked")(error)),
-        }
-        let noted = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
-        noted.map_err(io(path, "locked"))?;
-
-        if path.exists() {
-            fs::remove_file(path).map_err(io(path, "replaced"))?;
-        }
-        // Bound under another name and put in place once its permissions are right: it is never open to others.
-        let hidden = path.with_extension(format!("{}.tmp", std::process::id()));
-        let listener = UnixListener::bind(&hidden).map_err(io(path, "made"))?;
-        let placed =
-            fs::set_permissions(&hidden, Permissions::from_mode(MODE)).and_then(|()| fs::rename(&hidden, path));
-        if let Err(error) = placed {
-            let _ = fs::remove_file(&hidden);
-            return Err(io(path, "made")(error));
-        }
-        let (sender, requests) = bounded(QUEUE_LENGTH);
-        thread::spawn(move || accept(&listener, &sender));
-        Ok(ControlServer { path: path.to_owned(), lock_path, _lock: lock, requests })
+        ControlServer::bind_with(path, Limits::default())
     }
 
-    /// Waits for a request, at most for a time, and has it and those that came with it answered.
+    /// As [`ControlServer::bind`], with other limits.
+    ///
+    /// # Errors
+    /// As [`ControlServer::bind`].
+    pub fn bind_with(path: &Path, limits: Limits) -> Result<ControlServer, ServerError> {
+        let (socket, listener) = Socket::create(path.to_owned())?;
+        let waker = listener.try_clone().map_err(|source| socket.error("share", source))?;
+        let waker = UnixStream::from(OwnedFd::from(waker));
+        let clients = Arc::new(Mutex::new(Clients { open: true, next: 0, streams: HashMap::new() }));
+        // Each client has at most one request under way, so there is room for all of them.
+        let (queue, calls) = bounded(limits.clients.max(1));
+        let acceptor = thread::Builder::new()
+            .name("nf-control".to_owned())
+            .spawn({
+                let clients = Arc::clone(&clients);
+                move || accept(&listener, &clients, queue, limits)
+            })
+            .map_err(ServerError::Thread)?;
+        Ok(ControlServer { calls, clients, waker, acceptor: Some(acceptor), socket })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        self.socket.path()
+    }
+
+    /// Waits for a request, at most for a time, and has it and those that came with it answered. However many clients
+    /// ask, this ends after a bounded number of requests.
     pub fn serve(&self, handler: &mut impl Handler, wait: Duration) {
-        let mut next = self.requests.recv_timeout(wait).ok();
-        while let Some(Pending { request, answer }) = next {
-            // A client that has gone doesn't hear it.
-            let _ = answer.try_send(handler.handle(request));
-            next = self.requests.try_recv().ok();
+        let mut next = self.calls.recv_timeout(wait).ok();
+        let mut left = REQUESTS_PER_TURN;
+        while let Some(Call { request, deadline, reply }) = next {
+            // Once the client was told that there is no answer, to carry it out would surprise.
+            if Instant::now() < deadline {
+                // The client may be gone by now: then nobody wants the response.
+                let _ = reply.send(handler.handle(request));
+            }
+            left -= 1;
+            next = if left > 0 { self.calls.try_recv().ok() } else { None };
         }
+    }
+}
+
+impl ControlServer {
+    /// Takes no more clients, and shuts down the connections of those that are here.
+    fn cut_off(&self, how: Shutdown) {
+        let mut clients = lock(&self.clients);
+        clients.open = false;
+        // A client that left by itself is cut off already.
+        clients.streams.values().for_each(|stream| drop(stream.shutdown(how)));
     }
 }
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-        let _ = fs::remove_file(&self.lock_path);
+        self.cut_off(Shutdown::Read);
+        // Shutting a listening socket down wakes the thread that waits in accept(2).
+        let _ = self.waker.shutdown(Shutdown::Both);
+        // Whoever waits for an answer learns that there will be none. The queue ends with the last client's thread.
+        let farewell = Instant::now() + FAREWELL;
+        while self.calls.recv_deadline(farewell).is_ok() {}
+        self.cut_off(Shutdown::Both);
+        while self.calls.recv().is_ok() {}
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
     }
 }
 
-fn accept(listener: &UnixListener, requests: &Sender<Pending>) {
-    let clients = Arc::new(AtomicUsize::new(0));
-    for stream in listener.incoming() {
-        let Ok(mut stream) = stream else {
-            // Out of descriptors, most likely: some client will go.
-            thread::sleep(Duration::from_millis(50));
-            continue;
-        };
-        let timeouts =
-            stream.set_read_timeout(Some(CLIENT_TIMEOUT)).and(stream.set_write_timeout(Some(CLIENT_TIMEOUT)));
-        if timeouts.is_err() {
-            continue;
-        }
-        if clients.fetch_add(1, Ordering::SeqCst) >= MAX_CLIENTS {
-            clients.fetch_sub(1, Ordering::SeqCst);
-            let message = format!("{MAX_CLIENTS} clients are connected, which is the limit; try again later");
-            let _ = write_line(&mut stream, &Response::Error(message));
-            continue;
-        }
-        let (requests, clients) = (requests.clone(), Arc::clone(&clients));
-        thread::spawn(move || {
-            converse(stream, &requests);
-            clients.fetch_sub(1, Ordering::SeqCst);
-        });
-    }
-}
-
-/// Answers a client's requests until it goes, is silent for too long, or sends a line that is too long.
-fn converse(stream: UnixStream, requests: &Sender<Pending>) {
-    let Ok(mut writer) = stream.try_clone() else {
-        return;
-    };
-    let mut reader = BufReader::new(stream);
-    let mut line = zeroize::Zeroizing::new(Vec::new());
-    loop {
-        line.clear();
-        match reader.by_ref().take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) if line.len() > MAX_LINE => {
-                let message = format!("the request is longer than {MAX_LINE} octets");
-                let _ = write_line(&mut writer, &Response::Error(message));
-                return;
+/// Accepts clients until the server is dropped; returns when the last of them is gone.
+fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<Call>, limits: Limits) {
+    thread::scope(|scope| {
+        while lock(clients).open {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    if lock(clients).open {
+                        tracing::warn!(%error, "can't accept a client on the control socket");
+                        thread::sleep(ACCEPT_PAUSE);
+                    }
+                    continue;
+                }
+            };
+            let mut connection = Connection::new(stream, limits);
+            let entry = match admit(clients, &connection, limits.clients) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(refusal) => {
+                    connection.send_or_leave(&refusal);
+                    continue;
+                }
+            };
+            let queue = queue.clone();
+            let spawned = thread::Builder::new().name("nf-client".to_owned()).spawn_scoped(scope, move || {
+                let _entry = entry;
+                connection.serve(&queue);
+            });
+            if let Err(error) = spawned {
+                tracing::warn!(%error, "can't start a thread for a client of the control socket");
             }
-            Ok(_) => {}
         }
-        let response = match serde_json::from_slice(&line) {
-            Ok(request) => ask(request, requests),
-            Err(error) => Response::Error(describe(&error)),
-        };
-        if write_line(&mut writer, &response).is_err() {
-            return;
-        }
+    });
+}
+
+/// Puts a client on the list. `None` when the server is about to end.
+fn admit(clients: &Arc<Mutex<Clients>>, connection: &Connection, max: usize) -> Result<Option<Entry>, Response> {
+    let mut list = lock(clients);
+    if !list.open {
+        return Ok(None);
     }
-}
-
-/// What is wrong with a request. Messages about types quote the value, which may be a misplaced key: those are cut.
-fn describe(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let text = match text.split_once("invalid ") {
-        Some((_, rest)) if rest.starts_with("type") || rest.starts_with("value") => {
-            let expected = rest.split_once(", expected ").map_or("", |(_, expected)| expected);
-            format!("a value is of the wrong kind; expected {expected}")
-        }
-        _ => text,
-    };
-    format!("the request can't be understood: {text}")
-}
-
-fn ask(request: Request, requests: &Sender<Pending>) -> Response {
-    let (answer, answered) = bounded(1);
-    if requests.send(Pending { request, answer }).is_err() {
-        return Response::Error("nf-core is shutting down".to_owned());
+    if list.streams.len() >= max {
+        let message = format!("{max} clients are connected, which is the limit: end one of them, then try again");
+        return Err(Response::Error(message));
     }
-    answered.recv().unwrap_or_else(|_| Response::Error("nf-core is shutting down".to_owned()))
+    let stream = connection.handle().map_err(|error| {
+        let message = format!("the control socket has no room for a client: {error}; raise LimitNOFILE of nf-core");
+        Response::Error(message)
+    })?;
+    let id = list.next;
+    list.next = list.next.wrapping_add(1);
+    list.streams.insert(id, stream);
+    Ok(Some(Entry { id, clients: Arc::clone(clients) }))
 }
 
-fn write_line(stream: &mut UnixStream, response: &Response) -> io::Result<()> {
-    let mut line = serde_json::to_vec(response)?;
-    line.push(b'\n');
-    stream.write_all(&line)
-}
+#[cfg(test)]
+mod tests;

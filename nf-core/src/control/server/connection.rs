@@ -1,0 +1,187 @@
+//! One client: its request lines in, the response lines out, each within its time.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, TrySendError, bounded};
+use zeroize::Zeroizing;
+
+use super::{Call, Limits};
+use crate::control::proto::{MAX_LINE, Request, Response};
+
+/// How much is read at once, in octets.
+const CHUNK: usize = 8192;
+
+/// What came from the client.
+enum Line {
+    /// A line, without its newline. It is zeroised when dropped: it may have a key in it.
+    Whole(Zeroizing<Vec<u8>>),
+    /// More than [`MAX_LINE`] octets without an end.
+    TooLong,
+    /// Nothing more: the client closed its end, perhaps inside a line.
+    End { inside_a_line: bool },
+    /// Its time is over.
+    Late,
+}
+
+/// A client's connection.
+pub(super) struct Connection {
+    stream: UnixStream,
+    limits: Limits,
+    /// What has arrived and isn't answered.
+    buffer: Zeroizing<Vec<u8>>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: UnixStream, limits: Limits) -> Connection {
+        Connection { stream, limits, buffer: Zeroizing::new(Vec::new()) }
+    }
+
+    /// A second handle, by which the connection can be cut off.
+    pub(super) fn handle(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
+    }
+
+    /// Sends a line to a client that will get no further one. If it can't be sent the client is gone: all the same.
+    pub(super) fn send_or_leave(&mut self, response: &Response) {
+        let _ = self.send(response);
+    }
+
+    /// Serves the client until it leaves, is late or is cut off. Then there is nobody whom an error could be told.
+    pub(super) fn serve(mut self, queue: &Sender<Call>) {
+        let _ = self.converse(queue);
+    }
+
+    fn converse(&mut self, queue: &Sender<Call>) -> io::Result<()> {
+        loop {
+            let last_word = match self.receive()? {
+                Line::Whole(line) => {
+                    let response = match Request::decode(&line) {
+                        Ok(request) => ask(queue, request, self.limits.answer),
+                        Err(message) => Response::Error(message),
+                    };
+                    self.send(&response)?;
+                    continue;
+                }
+                Line::End { inside_a_line: false } => return Ok(()),
+                Line::End { inside_a_line: true } => "the last request has no newline: end each with one".to_owned(),
+                Line::TooLong => format!("the request is longer than {MAX_LINE} octets: split it"),
+                Line::Late => {
+                    format!("no whole request came within {} s: connect again", self.limits.request.as_secs_f32())
+                }
+            };
+            return self.send(&Response::Error(last_word));
+        }
+    }
+
+    /// The next line. Its time starts now, however it comes: a client can't hold the thread by sending slowly.
+    fn receive(&mut self) -> io::Result<Line> {
+        let deadline = Instant::now() + self.limits.request;
+        let mut scanned = 0;
+        loop {
+            if let Some(length) = self.buffer.iter().skip(scanned).position(|octet| *octet == b'\n') {
+                let line = self.take_line(scanned + length);
+                return Ok(if line.len() < MAX_LINE { Line::Whole(line) } else { Line::TooLong });
+            }
+            scanned = self.buffer.len();
+            if scanned >= MAX_LINE {
+                return Ok(Line::TooLong);
+            }
+            match remaining(deadline) {
+                Some(time) => self.stream.set_read_timeout(Some(time))?,
+                None => return Ok(Line::Late),
+            }
+            match self.fill() {
+                Ok(0) => return Ok(Line::End { inside_a_line: !self.buffer.is_empty() }),
+                Ok(_) => {}
+                Err(error) if is_timeout(&error) => return Ok(Line::Late),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Splits the first line, of `length` octets and a newline, off the buffer.
+    fn take_line(&mut self, length: usize) -> Zeroizing<Vec<u8>> {
+        let rest = self.buffer.iter().skip(length + 1).copied().collect();
+        let mut line = mem::replace(&mut self.buffer, Zeroizing::new(rest));
+        line.truncate(length);
+        line
+    }
+
+    /// Reads what there is, up to a chunk. Grows the buffer without leaving a copy of its contents in freed memory.
+    fn fill(&mut self) -> io::Result<usize> {
+        let length = self.buffer.len();
+        if self.buffer.capacity() - length < CHUNK {
+            let mut larger = Zeroizing::new(Vec::with_capacity((length + CHUNK).next_power_of_two()));
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        }
+        self.buffer.resize(length + CHUNK, 0);
+        let read = loop {
+            match self.stream.read(self.buffer.get_mut(length..).unwrap_or_default()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.buffer.truncate(length + read.as_ref().map_or(0, |octets| *octets));
+        read
+    }
+
+    /// Writes a line, within the time that the client has to take it.
+    fn send(&mut self, response: &Response) -> io::Result<()> {
+        let deadline = Instant::now() + self.limits.response;
+        let mut line = serde_json::to_vec(response)?;
+        line.push(b'\n');
+        let mut rest = line.as_slice();
+        while !rest.is_empty() {
+            let time = remaining(deadline).ok_or(ErrorKind::TimedOut)?;
+            self.stream.set_write_timeout(Some(time))?;
+            match self.stream.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Has the control thread answer a request.
+fn ask(queue: &Sender<Call>, request: Request, patience: Duration) -> Response {
+    let (reply, answer) = bounded(1);
+    let deadline = Instant::now() + patience;
+    match queue.try_send(Call { request, deadline, reply }) {
+        Ok(()) => {}
+        Err(TrySendError::Full(_)) => return busy("too many requests wait for an answer"),
+        Err(TrySendError::Disconnected(_)) => return shutting_down(),
+    }
+    match answer.recv_deadline(deadline) {
+        Ok(response) => response,
+        // A call that is late goes unanswered, which must not look like the end.
+        Err(_) if Instant::now() >= deadline => {
+            let seconds = patience.as_secs_f32();
+            busy(&format!("there was no answer within {seconds} s, and the request may yet be carried out"))
+        }
+        Err(_) => shutting_down(),
+    }
+}
+
+fn busy(why: &str) -> Response {
+    Response::Error(format!("nf-core's control thread is busy: {why}; look at nf-core's log, then try again"))
+}
+
+fn shutting_down() -> Response {
+    Response::Error("nf-core is shutting down: try again once it has been started again".to_owned())
+}
+
+/// The time that is left, unless none is.
+fn remaining(deadline: Instant) -> Option<Duration> {
+    deadline.checked_duration_since(Instant::now()).filter(|time| !time.is_zero())
+}
+
+/// Whether a read ended because its time was over: the kernel reports that as `EAGAIN`.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}

@@ -1,0 +1,248 @@
+//! A daemon for the tests of the command line: the real server and protocol, with a network function that has always
+//! seen the same traffic. Only SAs and the clearing of counters are real, so that their effect can be seen.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nf_core::control::proto::{
+    BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response, SaName, SaReport,
+    Status, VERSION,
+};
+use nf_core::control::server::{ControlServer, Handler};
+use nf_core::counters::{Consumed, CoreCounters, Snapshot};
+use nf_core::drop::DropReason;
+use nf_core::notify::{Class, FlowReport, NotifyReport};
+use nf_core::sa::spec::SaSpec;
+use nf_core::types::Spi;
+
+/// The network function behind the socket.
+struct Desk {
+    cores: [CoreCounters; 2],
+    baseline: Snapshot,
+    sas: Vec<SaReport>,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        let cores = [CoreCounters::default(), CoreCounters::default()];
+        cores[0].rx().add(64_600, 9_302_400);
+        cores[0].drops(DropReason::UnknownSpiV4).add(64_574, 9_298_656);
+        cores[0].consumed(Consumed::NatKeepalive).add(6, 258);
+        cores[0].tx().add(20, 1_840);
+        cores[1].rx().add(1_000_042, 144_006_048);
+        cores[1].drops(DropReason::Replay).add(42, 6_048);
+        cores[1].tx().add(999_998, 91_999_816);
+        let mut desk = Desk { cores, baseline: Snapshot::default(), sas: Vec::new() };
+        let sa = serde_json::json!({
+            "spi": "0x12345678", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
+            "key": "5a".repeat(20), "selectors": {"src": ["192.168.1.0/24"], "dst": ["192.168.2.0/24"]},
+        });
+        desk.add(&serde_json::from_value(sa).unwrap()).unwrap();
+        let sa = desk.sas.last_mut().unwrap();
+        (sa.age_s, sa.highest_seq, sa.packets, sa.octets) = (3_600, Some(1_000_060), 1_000_018, 132_002_376);
+        (sa.replay_duplicate, sa.replay_late) = (40, 2);
+        desk
+    }
+
+    fn add(&mut self, spec: &SaSpec) -> Result<(), String> {
+        let params = spec.validate().map_err(|error| error.to_string())?;
+        if self.sas.iter().any(|sa| (sa.spi, sa.src, sa.dst) == (params.spi, params.src, params.dst)) {
+            return Err(format!("an SA with SPI {} from {} to {} exists", params.spi, params.src, params.dst));
+        }
+        self.sas.push(SaReport {
+            spi: params.spi,
+            src: params.src,
+            dst: params.dst,
+            mode: params.mode.to_string(),
+            encap: params.encap.to_string(),
+            transform: params.transform.name(),
+            esn: params.transform.esn(),
+            replay_window: params.replay_window.get(),
+            selectors: spec.selectors.clone(),
+            state: "mature".to_owned(),
+            age_s: 0,
+            highest_seq: None,
+            packets: 0,
+            octets: 0,
+            replay_duplicate: 0,
+            replay_late: 0,
+            auth_failed: 0,
+            refused: 0,
+        });
+        Ok(())
+    }
+
+    fn find(&self, name: SaName) -> Result<usize, String> {
+        let fits = |sa: &SaReport| {
+            sa.spi == name.spi && name.dst.is_none_or(|dst| dst == sa.dst) && name.src.is_none_or(|src| src == sa.src)
+        };
+        let found = self.sas.iter().position(fits);
+        found
+            .ok_or_else(|| format!("there is no SA with SPI {}; `nf-ctl sa list` shows those that there are", name.spi))
+    }
+}
+
+impl Handler for Desk {
+    fn handle(&mut self, request: Request) -> Response {
+        let done = |result: Result<(), String>| result.map_or_else(Response::Error, Response::ok);
+        match request {
+            Request::Status {} => Response::ok(status(self.sas.len())),
+            Request::Counters {} => Response::ok(Snapshot::sum(&self.cores).since(&self.baseline).report()),
+            Request::CountersClear {} => {
+                let before = std::mem::replace(&mut self.baseline, Snapshot::sum(&self.cores));
+                Response::ok(self.baseline.since(&before).report())
+            }
+            Request::CoreCounters {} => {
+                Response::ok(self.cores.iter().map(|core| core.snapshot().report()).collect::<Vec<_>>())
+            }
+            Request::SaAdd { sa } => done(self.add(&sa)),
+            Request::SaDel { sa } => done(self.find(sa).map(|place| drop(self.sas.remove(place)))),
+            Request::SaList {} => Response::ok(&self.sas),
+            Request::SaShow { sa } => {
+                self.find(sa).map_or_else(Response::Error, |place| Response::ok(self.sas.get(place)))
+            }
+            Request::PluginList {} => Response::ok(plugins()),
+            Request::PluginBind { plugin, .. } if plugin != "capture" => {
+                Response::Error(format!("there is no plugin `{plugin}`; there are capture, decap"))
+            }
+            // Said back, so that a test can see what came.
+            Request::PluginBind { instance, gate, filter, priority, settings, .. } if instance == "echo" => {
+                Response::Error(serde_json::json!([gate, filter, priority, settings]).to_string())
+            }
+            Request::PluginBind { .. } | Request::PluginUnbind { .. } => Response::ok(()),
+            Request::InvalidSpi { limit } => Response::ok(invalid_spi(limit)),
+        }
+    }
+}
+
+fn status(sas: usize) -> Status {
+    let port = |name: &str, role: &str, mac: &str| PortReport {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        driver: "net_ice".to_owned(),
+        mac: mac.to_owned(),
+        link_up: true,
+        rx_queues: 2,
+        rx_packets: 0,
+        tx_packets: 0,
+        rx_missed: 0,
+        rx_errors: 0,
+        rx_no_buffer: 0,
+        tx_errors: 0,
+    };
+    Status {
+        protocol: VERSION,
+        version: "0.1.0".to_owned(),
+        dpdk: "DPDK 22.11.11".to_owned(),
+        pid: 4711,
+        uptime_s: 86_400,
+        cores: 2,
+        engine: "aes-gcm".to_owned(),
+        sas,
+        ports: vec![
+            PortReport { rx_packets: 1_064_642, ..port("wan", "unprotected", "02:00:00:00:00:01") },
+            PortReport { tx_packets: 1_000_018, link_up: true, ..port("lan", "protected", "02:00:00:00:00:02") },
+        ],
+    }
+}
+
+fn plugins() -> PluginReport {
+    let kind = |name: &str, about: &str, gates: &[&str]| PluginKindReport {
+        name: name.to_owned(),
+        about: about.to_owned(),
+        gates: gates.iter().map(|gate| (*gate).to_owned()).collect(),
+    };
+    PluginReport {
+        plugins: vec![
+            kind("capture", "writes packets to a pcapng file", &["ingress", "post-decap", "egress", "drop"]),
+            kind("decap", "decapsulates ESP", &["esp-input"]),
+        ],
+        instances: vec![InstanceReport {
+            instance: "decap".to_owned(),
+            plugin: "decap".to_owned(),
+            bindings: vec![BindingReport { gate: "esp-input".to_owned(), priority: 1000, filter: "any".to_owned() }],
+            status: serde_json::Value::Null,
+        }],
+    }
+}
+
+fn invalid_spi(limit: usize) -> NotifyReport {
+    let flow = |src: &str, spi, class, first_seen_s, events, messages| FlowReport {
+        src: src.parse().unwrap(),
+        dst: "10.10.1.2".parse().unwrap(),
+        spi: Spi(spi),
+        udp_ports: None,
+        class,
+        first_seen_s,
+        last_seen_s: 1,
+        events,
+        messages,
+    };
+    let mut flows = vec![
+        flow("10.1.1.1", 0xB761_863E, Class::Stuck, 180, 181, 4),
+        FlowReport { udp_ports: Some((61_234, 4500)), ..flow("198.51.100.7", 0x1DB7_3BBB, Class::Transient, 2, 1, 1) },
+    ];
+    flows.truncate(limit);
+    NotifyReport { packets: 64_574, events: 182, messages: 5, flows_tracked: 2, flows_evicted: 0, flows }
+}
+
+/// The daemon, running. It ends when this is dropped.
+pub struct Daemon {
+    directory: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    control: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts it.
+    pub fn new() -> Daemon {
+        let directory = tempfile::tempdir().unwrap();
+        let server = ControlServer::bind(&directory.path().join("nf.sock")).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let control = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let mut desk = Desk::new();
+                while !stop.load(Ordering::Relaxed) {
+                    server.serve(&mut desk, Duration::from_millis(2));
+                }
+            }
+        });
+        Daemon { directory, stop, control: Some(control) }
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("nf.sock")
+    }
+
+    /// A directory for files of a test.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs a line of shell, in the daemon's directory, for which `nf-ctl` finds the daemon.
+    pub fn shell(&self, line: &str) -> Output {
+        let binaries = Path::new(env!("CARGO_BIN_EXE_nf-ctl")).parent().unwrap();
+        Command::new("sh")
+            .args(["-c", line])
+            .current_dir(self.directory())
+            .env("PATH", format!("{}:/usr/bin:/bin", binaries.display()))
+            .env("NF_CTL_SOCKET", self.socket())
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(control) = self.control.take() {
+            let _ = control.join();
+        }
+    }
+}

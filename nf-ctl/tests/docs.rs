@@ -1,0 +1,56 @@
+//! The examples of docs/nf-ctl.md, run: each command of a `console` block puts out what the page shows under it.
+//!
+//! With `NF_CTL_BLESS=1` in the environment the page's outputs are written anew instead, to be looked through.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod canned;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use canned::Daemon;
+
+/// Where the examples' daemon listens.
+const SOCKET: &str = "/run/nf-core/nf-core.sock";
+
+/// The page with the outputs that its commands have.
+fn run(page: &str, daemon: &Daemon) -> (String, usize) {
+    let (mut out, mut commands, mut in_block) = (String::new(), 0, false);
+    for line in page.lines() {
+        match (in_block, line.strip_prefix("$ ")) {
+            (true, Some(command)) => {
+                let output = daemon.shell(&format!("exec 2>&1; {command}"));
+                let text = String::from_utf8(output.stdout).unwrap();
+                writeln!(out, "{line}").unwrap();
+                out += &text.replace(daemon.socket().to_str().unwrap(), SOCKET);
+                commands += 1;
+            }
+            (true, None) if line != "```" => {}
+            _ => {
+                in_block = line == "```console";
+                writeln!(out, "{line}").unwrap();
+            }
+        }
+    }
+    (out, commands)
+}
+
+#[test]
+fn the_page_shows_what_the_commands_put_out() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/nf-ctl.md");
+    let mut page = std::fs::read_to_string(&path).unwrap();
+    let daemon = Daemon::new();
+    let sa = "[[sa]]\nspi = 0x2000\nsrc = '10.1.1.1'\ndst = '10.10.1.2'\nmode = 'transport'\nencap = 'udp'\nesn = true\n\
+              alg = 'aes-gcm-16'\nkey = '0123456789abcdef0123456789abcdef01234567'\n";
+    std::fs::write(daemon.directory().join("sa.toml"), sa).unwrap();
+    let (real, commands) = run(&page, &daemon);
+    if std::env::var_os("NF_CTL_BLESS").is_some() {
+        std::fs::write(&path, &real).unwrap();
+        page.clone_from(&real);
+    }
+    for (shown, real) in page.lines().zip(real.lines()) {
+        assert_eq!(shown, real);
+    }
+    assert_eq!(page, real);
+    assert!(commands >= 15, "{commands} examples");
+}
