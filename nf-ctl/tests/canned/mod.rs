@@ -16,6 +16,7 @@ use nf_core::control::server::{ControlServer, Handler};
 use nf_core::counters::{Consumed, CoreCounters, Snapshot};
 use nf_core::drop::DropReason;
 use nf_core::notify::{Class, FlowReport, NotifyReport};
+use nf_core::sa::inbound::SaTotals;
 use nf_core::sa::spec::SaSpec;
 use nf_core::types::Spi;
 
@@ -43,8 +44,9 @@ impl Desk {
         });
         desk.add(&serde_json::from_value(sa).unwrap()).unwrap();
         let sa = desk.sas.last_mut().unwrap();
-        (sa.age_s, sa.highest_seq, sa.packets, sa.octets) = (3_600, Some(1_000_060), 1_000_018, 132_002_376);
-        (sa.replay_duplicate, sa.replay_late) = (40, 2);
+        (sa.age_s, sa.highest_seq, sa.totals.packets, sa.totals.octets) =
+            (3_600, Some(1_000_060), 1_000_018, 132_002_376);
+        (sa.totals.replay_duplicate, sa.totals.replay_late) = (40, 2);
         desk
     }
 
@@ -66,12 +68,7 @@ impl Desk {
             state: "mature".to_owned(),
             age_s: 0,
             highest_seq: None,
-            packets: 0,
-            octets: 0,
-            replay_duplicate: 0,
-            replay_late: 0,
-            auth_failed: 0,
-            refused: 0,
+            totals: SaTotals::default(),
         });
         Ok(())
     }
