@@ -120,6 +120,11 @@ fn a_bad_sa_is_refused_by_field_and_shows_no_key() {
         let refused = refusal(client.call::<()>(&Request::SaAdd { sa: Box::new(bad) }));
         assert_eq!(refused, "mode: `beet` isn't one of `tunnel`, `transport`");
 
+        let mut by_file = spec(SPI, "10.10.1.2");
+        (by_file.key, by_file.key_file) = (None, Some("/etc/shadow".into()));
+        let refused = refusal(client.call::<()>(&Request::SaAdd { sa: Box::new(by_file) }));
+        assert_eq!(refused, "key_file: isn't taken over the socket; send `key`, as nf-ctl does");
+
         client.call::<()>(&Request::SaAdd { sa: Box::new(spec(SPI, "10.10.1.2")) }).unwrap();
         let mut raw = UnixStream::connect(socket).unwrap();
         raw.write_all(

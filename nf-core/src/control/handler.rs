@@ -39,6 +39,10 @@ impl<P: Platform> Handler for Daemon<P> {
             Request::CoreCounters {} => {
                 Response::ok(controller.core_counters().map(|core| core.report()).collect::<Vec<_>>())
             }
+            // Whoever may use the socket need not be one who may read every file that this process can.
+            Request::SaAdd { sa } if sa.key_file.is_some() => {
+                Response::Error("key_file: isn't taken over the socket; send `key`, as nf-ctl does".to_owned())
+            }
             Request::SaAdd { sa } => match sa.validate() {
                 Ok(params) => {
                     let key = params.key();

@@ -100,8 +100,9 @@ impl Daemon {
 
     /// Ends it as systemd would; gives what is left in its directory.
     pub fn stop(mut self) -> (ExitStatus, Vec<String>) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        // The shell's own `kill`: a bare system has no other.
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         let mut status = None;
         self.wait("it to stop", |daemon| {
             status = daemon.child.try_wait().unwrap();
