@@ -152,6 +152,9 @@ pub enum EngineError {
     /// The engine isn't part of this build.
     #[error("this build has no {0} engine; use engine = \"auto\" or \"aes-gcm\"")]
     NotBuilt(EngineChoice),
+    /// The CPU lacks instructions that the engine needs.
+    #[error("this CPU lacks the AES instructions that the {0} engine needs; use engine = \"auto\" or \"aes-gcm\"")]
+    NoCpu(EngineChoice),
     /// The engine doesn't implement the transform.
     #[error("the {engine} engine doesn't support {transform}; use engine = \"auto\"")]
     Unsupported {
@@ -162,15 +165,27 @@ pub enum EngineError {
     },
 }
 
-/// The engine for a choice.
+/// The engine for a choice. `Auto` is libipsec-mb where the build has it and the CPU can run it, else the portable one.
 ///
 /// # Errors
-/// [`EngineError::NotBuilt`] where this build doesn't have it.
+/// [`EngineError::NotBuilt`] where this build doesn't have it, [`EngineError::NoCpu`] where the CPU can't run it.
 pub fn select(choice: EngineChoice) -> Result<Box<dyn Engine>, EngineError> {
     match choice {
-        EngineChoice::Auto | EngineChoice::AesGcm => Ok(Box::new(Portable)),
-        EngineChoice::IpsecMb => Err(EngineError::NotBuilt(choice)),
+        EngineChoice::Auto => Ok(ipsec_mb().unwrap_or_else(|_| Box::new(Portable))),
+        EngineChoice::AesGcm => Ok(Box::new(Portable)),
+        EngineChoice::IpsecMb => ipsec_mb(),
     }
+}
+
+#[cfg(feature = "ipsec-mb")]
+fn ipsec_mb() -> Result<Box<dyn Engine>, EngineError> {
+    let engine = super::ipsec_mb::IpsecMb::new();
+    engine.map(|engine| Box::new(engine) as Box<dyn Engine>).ok_or(EngineError::NoCpu(EngineChoice::IpsecMb))
+}
+
+#[cfg(not(feature = "ipsec-mb"))]
+fn ipsec_mb() -> Result<Box<dyn Engine>, EngineError> {
+    Err(EngineError::NotBuilt(EngineChoice::IpsecMb))
 }
 
 #[cfg(test)]
@@ -185,12 +200,16 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_the_portable_engine_and_an_absent_one_is_refused() {
-        for choice in [EngineChoice::default(), EngineChoice::AesGcm] {
-            assert_eq!(select(choice).map(|engine| engine.name()), Ok("aes-gcm"));
+    fn a_choice_is_the_engine_that_it_names() {
+        assert_eq!(select(EngineChoice::AesGcm).map(|engine| engine.name()), Ok("aes-gcm"));
+        let auto = select(EngineChoice::default()).map(|engine| engine.name());
+        match select(EngineChoice::IpsecMb) {
+            Ok(engine) => assert_eq!((engine.name(), auto), ("ipsec-mb", Ok("ipsec-mb"))),
+            Err(error) => {
+                assert_eq!(auto, Ok("aes-gcm"));
+                assert!(error.to_string().contains("use engine = \"auto\" or \"aes-gcm\""), "{error}");
+            }
         }
-        let error = select(EngineChoice::IpsecMb).err().unwrap();
-        assert_eq!(error.to_string(), "this build has no ipsec-mb engine; use engine = \"auto\" or \"aes-gcm\"");
     }
 
     #[test]

@@ -37,13 +37,18 @@
 //! ```
 
 mod engine;
+#[cfg(feature = "ipsec-mb")]
+mod ipsec_mb;
 mod layout;
+mod packet_cipher;
 mod portable;
 #[cfg(test)]
 mod tests;
 mod transform;
 
 pub use engine::{Engine, EngineChoice, EngineError, OpenJob, Opener, SealJob, Sealer, select};
+#[cfg(feature = "ipsec-mb")]
+pub use ipsec_mb::IpsecMb;
 pub use layout::{HEADER_LEN, Layout};
 pub use portable::Portable;
 pub use transform::{Cipher, GcmIcv, Integrity, SALT_LEN, Transform, TransformError};

@@ -49,9 +49,40 @@ fn clear_packet(layout: Layout, seq_lo: u32, data: &[u8]) -> Vec<u8> {
 }
 
 fn seal(transform: &Transform, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> bool {
+    seal_by(&Portable, transform, esp, seq_hi, iv)
+}
+
+fn seal_by(engine: &dyn Engine, transform: &Transform, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> bool {
     let mut jobs = [SealJob::new(esp, seq_hi, iv)];
-    Portable.prepare_seal(transform).unwrap().seal_burst(&mut jobs);
+    engine.prepare_seal(transform).unwrap().seal_burst(&mut jobs);
     jobs[0].sealed()
+}
+
+/// Every engine of this build that this CPU can run. The portable one is the first, and the reference.
+fn engines() -> Vec<Box<dyn Engine>> {
+    #[cfg(feature = "ipsec-mb")]
+    let ipsec_mb = IpsecMb::new().map(|engine| Box::new(engine) as Box<dyn Engine>);
+    #[cfg(not(feature = "ipsec-mb"))]
+    let ipsec_mb = None;
+    std::iter::once(Box::new(Portable) as Box<dyn Engine>).chain(ipsec_mb).collect()
+}
+
+/// Every engine with what it makes of every transform.
+fn openers() -> impl Iterator<Item = (&'static str, Transform, Box<dyn Opener>)> {
+    engines().into_iter().flat_map(|engine| {
+        with_and_without_esn().map(move |transform| {
+            let opener = engine.prepare(&transform).unwrap();
+            (engine.name(), transform, opener)
+        })
+    })
+}
+
+/// A build for a CPU that has what the engine needs must test it.
+#[test]
+#[cfg(all(feature = "ipsec-mb", target_arch = "x86_64"))]
+fn the_engine_on_libipsec_mb_is_tested_where_it_can_run() {
+    let able = std::is_x86_feature_detected!("aes") && std::is_x86_feature_detected!("pclmulqdq");
+    assert_eq!(engines().len(), if able { 2 } else { 1 });
 }
 
 fn open(opener: &dyn Opener, esp: &mut [u8], seq_hi: u32) -> bool {
@@ -69,17 +100,19 @@ fn sealed_packet(transform: &Transform, seq_hi: u32) -> Vec<u8> {
 }
 
 #[test]
-fn the_portable_engine_supports_every_transform() {
-    for transform in transforms(false) {
-        assert!(Portable.supports(&transform), "{transform:?}");
-        assert!(Portable.prepare(&transform).is_ok(), "{transform:?}");
+fn every_engine_supports_every_transform() {
+    for engine in engines() {
+        for transform in transforms(false) {
+            assert!(engine.supports(&transform), "{transform:?}");
+            assert!(engine.prepare(&transform).is_ok(), "{transform:?}");
+            assert!(engine.prepare_seal(&transform).is_ok(), "{transform:?}");
+        }
     }
 }
 
 #[test]
 fn every_truncation_is_refused() {
-    for transform in with_and_without_esn() {
-        let opener = Portable.prepare(&transform).unwrap();
+    for (_, transform, opener) in openers() {
         let esp = sealed_packet(&transform, 1);
         for len in 0..esp.len() {
             let (mut front, mut back) = (esp[..len].to_vec(), esp[esp.len() - len..].to_vec());
@@ -91,24 +124,24 @@ fn every_truncation_is_refused() {
 }
 
 #[test]
-fn every_flipped_bit_is_refused_and_nothing_decrypted() {
-    for transform in with_and_without_esn() {
-        let opener = Portable.prepare(&transform).unwrap();
+fn every_flipped_bit_is_refused_and_the_portable_engine_decrypts_nothing() {
+    for (engine, transform, opener) in openers() {
         let esp = sealed_packet(&transform, 1);
         for bit in 0..esp.len() * 8 {
             let mut forged = esp.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
             let sent = forged.clone();
             assert!(!open(&*opener, &mut forged, 1), "{transform:?}: bit {bit}");
-            assert_eq!(forged, sent, "{transform:?}: bit {bit}");
+            if engine == Portable.name() {
+                assert_eq!(forged, sent, "{transform:?}: bit {bit}");
+            }
         }
     }
 }
 
 #[test]
 fn the_upper_half_of_the_sequence_number_counts_with_esn_only() {
-    for transform in with_and_without_esn() {
-        let opener = Portable.prepare(&transform).unwrap();
+    for (_, transform, opener) in openers() {
         let esp = sealed_packet(&transform, 1);
         for wrong in [0, 2, 1 << 31 | 1, 0x0100_0000] {
             assert_eq!(open(&*opener, &mut esp.clone(), wrong), !transform.esn(), "{transform:?}: {wrong:#x}");
@@ -147,8 +180,7 @@ fn the_upper_half_can_not_be_turned_into_payload() {
 
 #[test]
 fn the_packets_of_a_burst_are_judged_one_by_one() {
-    for transform in transforms(true) {
-        let opener = Portable.prepare(&transform).unwrap();
+    for (_, transform, opener) in openers() {
         let good = sealed_packet(&transform, 1);
         let mut forged = good.clone();
         *forged.last_mut().unwrap() ^= 0x80;
@@ -219,6 +251,39 @@ proptest! {
 
         prop_assert!(open(&*Portable.prepare(transform).unwrap(), &mut esp, seq_hi));
         prop_assert_eq!(&esp[payload.clone()], &clear[payload]);
+    }
+
+    /// Differential: all engines seal to the same octets, and open what any has sealed.
+    #[test]
+    fn engines_agree(
+        which in 0usize..26,
+        esn: bool,
+        seq_lo: u32,
+        seq_hi: u32,
+        iv: [u8; 16],
+        data in proptest::collection::vec(any::<u8>(), 0..2048),
+        damage in proptest::option::of((any::<proptest::sample::Index>(), 1u8..)),
+    ) {
+        let transform = &transforms(esn)[which];
+        let layout = transform.layout();
+        let iv = &iv[..usize::from(layout.iv_len)];
+        let clear = clear_packet(layout, seq_lo, &data);
+        let mut reference = clear.clone();
+        prop_assert!(seal(transform, &mut reference, seq_hi, iv));
+        for engine in engines() {
+            let mut esp = clear.clone();
+            prop_assert!(seal_by(&*engine, transform, &mut esp, seq_hi, iv));
+            prop_assert_eq!(&esp, &reference, "{}", engine.name());
+            if let Some((at, flip)) = &damage {
+                esp[at.index(reference.len())] ^= flip;
+            }
+            let opened = open(&*engine.prepare(transform).unwrap(), &mut esp, seq_hi);
+            prop_assert_eq!(opened, damage.is_none(), "{}", engine.name());
+            if opened {
+                let payload = layout.payload_range(clear.len()).unwrap();
+                prop_assert_eq!(&esp[payload.clone()], &clear[payload], "{}", engine.name());
+            }
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use aes::cipher::{
 };
 use hmac::Mac;
 
-use super::PacketCipher;
 use crate::crypto::layout::Layout;
+use crate::crypto::packet_cipher::PacketCipher;
 use crate::crypto::transform::Transform;
 
 /// A cipher that only encrypts. Its methods give `None` where IV or payload don't have the lengths it needs.

@@ -14,54 +14,13 @@ use sha2::{Sha256, Sha384, Sha512};
 
 use self::aead::AeadEsp;
 use self::encrypt_then_mac::{Cbc, EncryptThenMac, NullCipher, PayloadCipher};
-use super::engine::{Engine, EngineError, OpenJob, Opener, SealJob, Sealer};
+use super::engine::{Engine, EngineError, Opener, Sealer};
+use super::packet_cipher::{TwoWay, boxed};
 use super::transform::{Cipher, GcmIcv, Integrity, Transform};
 
 /// The portable engine. It supports every [`Transform`].
 #[derive(Clone, Copy, Debug)]
 pub struct Portable;
-
-/// ESP's algorithms under an SA's keys, for one packet at a time. Both directions are one type: AEADs and HMACs keep the
-/// same state for either.
-trait PacketCipher: Sized + Send + Sync {
-    /// `None` where the transform's keys don't have the lengths of the algorithms.
-    fn new(transform: &Transform) -> Option<Self>;
-
-    /// Verifies and decrypts; `None` where the packet isn't valid.
-    fn open(&self, esp: &mut [u8], seq_hi: u32) -> Option<()>;
-
-    /// Encrypts and authenticates; `None` where the lengths of packet or IV don't fit.
-    fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()>;
-}
-
-/// The loop over a burst, compiled for each [`PacketCipher`].
-struct OneByOne<C>(C);
-
-impl<C: PacketCipher> Opener for OneByOne<C> {
-    fn open_burst(&self, jobs: &mut [OpenJob<'_>]) {
-        for job in jobs {
-            let opened = self.0.open(job.esp, job.seq_hi).is_some();
-            job.finish(opened);
-        }
-    }
-}
-
-impl<C: PacketCipher> Sealer for OneByOne<C> {
-    fn seal_burst(&self, jobs: &mut [SealJob<'_>]) {
-        for job in jobs {
-            let sealed = self.0.seal(job.esp, job.seq_hi, job.iv).is_some();
-            job.finish(sealed);
-        }
-    }
-}
-
-trait TwoWay: Opener + Sealer {}
-
-impl<C: PacketCipher> TwoWay for OneByOne<C> {}
-
-fn boxed<C: PacketCipher + 'static>(transform: &Transform) -> Option<Box<dyn TwoWay>> {
-    Some(Box::new(OneByOne(C::new(transform)?)))
-}
 
 impl Engine for Portable {
     fn name(&self) -> &'static str {
