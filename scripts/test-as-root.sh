@@ -2,8 +2,16 @@
 # The tests that need root: network namespaces, TUN/TAP, packet sockets.
 set -eu
 
-if [ "$(id -u)" != 0 ]; then
-	echo "NOT RUN: the tests of net_tap and net_af_packet need root; run: sudo make test" >&2
+not_run() {
+	echo "NOT RUN: the tests of net_tap and net_af_packet: $1" >&2
 	exit 0
+}
+
+[ "$(id -u)" = 0 ] || not_run "they need root; run: sudo make test"
+probe=nf-probe-$$
+if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
+	ip netns del "$probe" 2>/dev/null || true
+	not_run "this root may not use network namespaces, as in a container or chroot"
 fi
+ip netns del "$probe"
 exec "${CARGO:-cargo}" test -p nf-ctl --test virtual_ports -- --ignored
