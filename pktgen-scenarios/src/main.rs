@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use pktgen_scenarios::run::{self, Outcome, RunError};
+use pktgen_scenarios::link::Generator;
+use pktgen_scenarios::play;
+use pktgen_scenarios::run::{self, Generated, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
 use pktgen_scenarios::scenarios;
 
@@ -36,22 +38,28 @@ enum Command {
         #[command(flatten)]
         size: Size,
     },
-    /// Play a scenario, or `all`, through `nf-core replay`, and compare counters, packets and messages.
-    Run {
-        /// The scenario.
-        name: String,
-        /// The program; else the one beside this program, else the one in PATH.
-        #[arg(long)]
-        nf_core: Option<PathBuf>,
-        /// Keep captures and counters in a directory.
-        #[arg(long, value_name = "DIR")]
-        keep: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        size: Size,
-    },
+    /// Play a scenario, or `all`, through nf-core, and compare counters, packets and messages: through `nf-core replay`, or
+    /// through `nf-core run` if it makes requests on the way.
+    Run(Play),
+    /// Play a scenario, or `all`, between two virtual ports through `nf-core run`, and compare as well.
+    Play(Play),
+}
+
+#[derive(Args)]
+struct Play {
+    /// The scenario.
+    name: String,
+    /// The program; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// Keep captures and counters in a directory.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    size: Size,
 }
 
 #[derive(Args)]
@@ -83,32 +91,68 @@ fn carry_out(command: Command) -> Result<bool, String> {
                 if json {
                     println!("{}", serde_json::json!({"name": scenario.name, "about": scenario.about}));
                 } else {
-                    println!("{:<12} {}", scenario.name, scenario.about);
+                    println!("{:<21} {}", scenario.name, scenario.about);
                 }
             }
             Ok(true)
         }
         Command::Gen { name, out, size } => {
-            let (files, expected) = run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
+            let Generated { files, expected, .. } =
+                run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
             println!("{}: {} frames; {}", files.frames.display(), expected.rx, files.config.display());
             Ok(true)
         }
-        Command::Run { name, nf_core, keep, json, size } => {
-            let nf_core = nf_core.unwrap_or_else(beside);
-            let chosen = if name == "all" { scenarios::ALL.iter().collect() } else { vec![find(&name)?] };
-            let mut passed = true;
-            for scenario in chosen {
-                let outcome = play(scenario, &size, &nf_core, keep.as_deref())?;
-                passed &= outcome.passed();
-                if json {
-                    println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
-                } else {
-                    print(&outcome);
-                }
-            }
-            Ok(passed)
+        Command::Run(play) => play_all(&play, Way::Capture),
+        Command::Play(play) => play_all(&play, Way::Ports),
+    }
+}
+
+/// How frames get to nf-core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As a capture, unless the scenario needs a running nf-core.
+    Capture,
+    /// Over virtual ports.
+    Ports,
+}
+
+fn play_all(play: &Play, way: Way) -> Result<bool, String> {
+    let nf_core = play.nf_core.clone().unwrap_or_else(beside);
+    let chosen = if play.name == "all" { scenarios::ALL.iter().collect() } else { vec![find(&play.name)?] };
+    let mut generator = None;
+    let mut passed = true;
+    for scenario in chosen {
+        let outcome = play_one(scenario, play, way, &nf_core, &mut generator)
+            .map_err(|error| format!("{}: {error}", scenario.name))?;
+        passed &= outcome.passed();
+        if play.json {
+            println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+        } else {
+            print(&outcome);
         }
     }
+    Ok(passed)
+}
+
+fn play_one(
+    scenario: &Scenario,
+    play: &Play,
+    way: Way,
+    nf_core: &Path,
+    generator: &mut Option<Generator>,
+) -> Result<Outcome, RunError> {
+    let temporary = tempfile::tempdir().map_err(|error| RunError::Io { path: std::env::temp_dir(), error })?;
+    let dir = play.keep.as_ref().map_or_else(|| temporary.path().to_owned(), |keep| keep.join(scenario.name));
+    let generated = run::generate(scenario, &dir, play.size.packets, play.size.seed)?;
+    if way == Way::Capture && generated.steps.is_empty() {
+        return run::replay(&generated, nf_core);
+    }
+    // Once for all scenarios: a process can start DPDK only once.
+    let generator = match generator {
+        Some(generator) => generator,
+        none => none.insert(Generator::start(None)?),
+    };
+    play::play(&generated, nf_core, generator)
 }
 
 fn find(name: &str) -> Result<&'static Scenario, String> {
@@ -122,14 +166,6 @@ fn find(name: &str) -> Result<&'static Scenario, String> {
 fn beside() -> PathBuf {
     let sibling = std::env::current_exe().ok().map(|program| program.with_file_name("nf-core"));
     sibling.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("nf-core"))
-}
-
-fn play(scenario: &Scenario, size: &Size, nf_core: &Path, keep: Option<&Path>) -> Result<Outcome, String> {
-    let temporary = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-    let dir = keep.map_or_else(|| temporary.path().to_owned(), |keep| keep.join(scenario.name));
-    let (files, expected) =
-        run::generate(scenario, &dir, size.packets, size.seed).map_err(|error| error.to_string())?;
-    run::run(scenario, &files, &expected, nf_core).map_err(|error| format!("{}: {error}", scenario.name))
 }
 
 fn print(outcome: &Outcome) {
