@@ -124,7 +124,9 @@ impl Link {
                 self.ring.0
             )
         };
-        let args = vec!["--no-huge".to_owned(), "--no-pci".to_owned(), vdev(0, &self.wan), vdev(1, &self.lan)];
+        // A directory of its own under /run/dpdk: whoever ends first removes the one that others share.
+        let prefix = format!("--file-prefix=pktgen-nf-core-{}", std::process::id());
+        let args = vec!["--no-huge".to_owned(), "--no-pci".to_owned(), prefix, vdev(0, &self.wan), vdev(1, &self.lan)];
         let ports = "[[port]]\nname = \"net_memif0\"\nrole = \"unprotected\"\n\n\
                      [[port]]\nname = \"net_memif1\"\nrole = \"protected\"\n";
         (args, ports.to_owned())
