@@ -1,4 +1,5 @@
 //! What is refused, how that reads in a log, and which notify answers it.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use ikev2::wire::*;
 

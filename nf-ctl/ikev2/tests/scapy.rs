@@ -1,5 +1,6 @@
 //! Messages that scapy 2.8.0 made (`scapy.contrib.ikev2`), of kinds that the recordings of strongSwan don't have. Each has to
 //! be read as what scapy was told to make, and to be written again to the octet.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use ikev2::wire::*;
 

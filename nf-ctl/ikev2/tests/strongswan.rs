@@ -1,4 +1,5 @@
 //! Messages of strongSwan: read, compared with what strongSwan says is in them, and written again to the octet.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
 
