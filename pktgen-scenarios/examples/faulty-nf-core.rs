@@ -35,9 +35,11 @@ struct Seen {
 
 /// Packets that a faulty implementation loses, and under which name.
 type Fault = Box<dyn FnMut(&Seen) -> Option<DropReason> + Send>;
+/// A fault's name, and what makes one for a core.
+type NamedFault = (&'static str, fn() -> Fault);
 
 /// Each fault, and how an implementation behaves that has it.
-const FAULTS: &[(&str, fn() -> Fault)] = &[
+const FAULTS: &[NamedFault] = &[
     ("spi-ff", || Box::new(|seen| (seen.spi.0 >> 24 == 0xFF).then_some(DropReason::UnknownSpiV4))),
     ("natt-silent", || Box::new(|seen| (seen.in_udp && !seen.mature).then_some(DropReason::UnknownSpiV4))),
     // Looks an SA up by its SPI alone: who came first has it.

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nf_core::control::client::Client;
-use nf_core::control::proto::Request;
+use nf_core::control::client::{Client, ClientError};
+use nf_core::control::proto::{Request, Status};
 use nf_core::counters::Report;
 use rustix::process::{Pid, Signal};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::link::Link;
 use crate::run::RunError;
 
 /// How long it may take to start, to stop, or to answer.
@@ -34,7 +37,7 @@ pub struct Start<'s> {
 /// A running nf-core. It ends with this.
 pub struct Daemon {
     child: Child,
-    socket: PathBuf,
+    control: Control,
     log: PathBuf,
 }
 
@@ -61,24 +64,43 @@ impl Daemon {
             .stderr(stderr)
             .spawn()
             .map_err(|error| RunError::Start { path: start.nf_core.to_owned(), error })?;
-        let mut daemon = Daemon { child, socket, log };
+        let mut daemon = Daemon { child, control: Control(socket), log };
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match daemon.client() {
+            match daemon.control.counters() {
                 Ok(_) => return Ok(daemon),
-                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
                 Err(_) => daemon.check()?,
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// A connection to its control socket.
+    /// Its control socket.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until it has connected to the generator's ports. Each end learns of the connection by itself, and drops what
+    /// it is to send before.
     ///
     /// # Errors
-    /// [`RunError::Control`].
-    pub fn client(&self) -> Result<Client, RunError> {
-        Ok(Client::connect(&self.socket)?)
+    /// [`RunError::Failed`] if it has ended, [`RunError::Stalled`].
+    pub fn wait_for_ports(&mut self, link: &Link) -> Result<(), RunError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.check()?;
+            if link.is_up()? {
+                let status: Status = self.control.call(&Request::Status {})?;
+                if status.ports.iter().all(|port| port.link_up) {
+                    return Ok(());
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(self.stalled("nf-core to connect to the generator's ports".to_owned(), PATIENCE));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Sees that it still runs.
@@ -88,8 +110,10 @@ impl Daemon {
     pub fn check(&mut self) -> Result<(), RunError> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(RunError::Failed(format!("it ended ({status}); its log ends in: {}", self.tail()))),
-            Err(error) => Err(RunError::Failed(format!("it isn't known whether it runs: {error}"))),
+            Ok(Some(status)) => {
+                Err(RunError::Failed(format!("nf-core ended ({status}); its log ends in: {}", self.tail())))
+            }
+            Err(error) => Err(RunError::Failed(format!("it isn't known whether nf-core runs: {error}"))),
         }
     }
 
@@ -138,10 +162,40 @@ impl Drop for Daemon {
     }
 }
 
-/// All counters.
-///
-/// # Errors
-/// [`RunError::Control`].
-pub fn counters(client: &mut Client) -> Result<Report, RunError> {
-    Ok(client.call(&Request::Counters {})?)
+/// The control socket. Each call is a connection of its own: nf-core closes those that are idle for long.
+#[derive(Clone, Debug)]
+pub struct Control(PathBuf);
+
+impl Control {
+    /// Makes a request and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`]: refused, or not answered.
+    pub fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {
+        Client::connect(&self.0)?.call(request)
+    }
+
+    /// Makes a request that is there as JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`]: refused, not answered, or no request.
+    pub fn call_json(&self, request: &Value) -> Result<(), ClientError> {
+        let request = Request::decode(request.to_string().as_bytes())
+            .map_err(|why| ClientError::Protocol { path: self.0.clone(), why })?;
+        self.call::<Value>(&request).map(drop)
+    }
+
+    /// All counters.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn counters(&self) -> Result<Report, ClientError> {
+        self.call(&Request::Counters {})
+    }
+}
+
+/// Packets that a report accounts for: sent, consumed or dropped.
+pub fn accounted(report: &Report) -> u64 {
+    let consumed: u64 = report.consumed.values().map(|tally| tally.packets).sum();
+    report.tx.packets + consumed + report.feature.iter().map(|row| row.packets).sum::<u64>()
 }

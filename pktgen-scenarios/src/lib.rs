@@ -17,3 +17,4 @@ pub mod run;
 pub mod scenario;
 pub mod scenarios;
 pub mod seal;
+pub mod throughput;

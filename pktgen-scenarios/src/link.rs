@@ -5,7 +5,6 @@
 //! A port that loses its other end unmaps what they share, so neither end may be polled while the other goes.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use dpdk_rs::{Burst, Eal, Error, Mbuf, Mempool, Port, PortConfig, RxQueue, SocketId, StartedPort, TxQueue};
 
@@ -29,12 +28,12 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Starts DPDK without hugepages, devices, files or privileges. The calling thread runs on `cpu`, or on any.
+    /// Starts DPDK without hugepages, devices, files or privileges. The calling thread goes on to run on any CPU.
     ///
     /// # Errors
     /// DPDK's refusal; a process can have one generator.
-    pub fn start(cpu: Option<usize>) -> Result<Generator, Error> {
-        let cpus = cpu.map_or_else(|| list(&allowed_cpus()), |cpu| cpu.to_string());
+    pub fn start() -> Result<Generator, Error> {
+        let cpus = allowed_cpus().iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let args = [
             "--no-huge",
             "--no-pci",
@@ -145,21 +144,12 @@ impl Link {
         Ok(())
     }
 
-    /// Whether nf-core has connected to both ports, looked for during `patience`.
+    /// Whether something is connected to both ports.
     ///
     /// # Errors
     /// A driver that doesn't tell.
-    pub fn is_up(&self, patience: Duration) -> Result<bool, Error> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if self.wan.port.link()?.up && self.lan.port.link()?.up {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+    pub fn is_up(&self) -> Result<bool, Error> {
+        Ok(self.wan.port.link()?.up && self.lan.port.link()?.up)
     }
 }
 
@@ -201,8 +191,17 @@ pub fn allowed_cpus() -> Vec<usize> {
     if cpus.is_empty() { vec![0] } else { cpus }
 }
 
-fn list(cpus: &[usize]) -> String {
-    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+/// Keeps the calling thread on a CPU. Not before nf-core is started, which would inherit that.
+///
+/// # Errors
+/// The kernel's, if there is no such CPU or this process may not use it.
+pub fn pin(cpu: usize) -> std::io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    }
+    set.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 #[cfg(test)]

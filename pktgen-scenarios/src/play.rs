@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use dpdk_rs::{Burst, Mbuf};
-use nf_core::control::client::{Client, ClientError};
+use nf_core::control::client::ClientError;
 use nf_core::control::proto::Request;
 use nf_core::counters::Report;
 use nf_core::notify::NotifyReport;
@@ -20,7 +20,7 @@ use pcap_file::PcapError;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use serde_json::Value;
 
-use crate::daemon::{Daemon, Start, counters};
+use crate::daemon::{Control, Daemon, Start, accounted};
 use crate::link::{BURST, Generator, Link, PLACE, RingSize, allowed_cpus};
 use crate::run::{Generated, Outcome, RunError};
 use crate::scenario::{Expected, Step, UnknownFlow};
@@ -43,21 +43,19 @@ pub fn play(scenario: &Generated, nf_core: &Path, generator: &mut Generator) -> 
     let config = ports + "\n" + &scenario.config;
     let cpu = allowed_cpus().last().copied().unwrap_or_default();
     let mut daemon = Daemon::start(&Start { nf_core, dir, eal_args: &eal_args, cpu, spin: false, config: &config })?;
-    if !link.is_up(PATIENCE)? {
-        return Err(daemon.stalled("nf-core to connect to the generator's ports".to_owned(), PATIENCE));
-    }
-    let client = daemon.client()?;
+    daemon.wait_for_ports(&link)?;
+    let control = daemon.control();
     let played = std::thread::scope(|scope| {
         let (requests, inbox) = mpsc::channel();
         let (outbox, answers) = mpsc::channel();
-        let conductor = daemon.client()?;
+        let conductor = &control;
         scope.spawn(move || conduct(conductor, &inbox, &outbox));
         Player {
             generator,
             link: &mut link,
             daemon: &mut daemon,
-            client,
-            conductor: Conductor { requests, answers, under_way: 0 },
+            control: &control,
+            conductor: Conductor { requests, answers },
             outputs: Outputs::open(scenario)?,
             refusals: Vec::new(),
         }
@@ -82,14 +80,9 @@ struct Played {
 }
 
 /// Makes requests, one after the other, and sends the answers on.
-fn conduct(mut client: Client, requests: &Receiver<Value>, answers: &Sender<Result<(), ClientError>>) {
+fn conduct(control: &Control, requests: &Receiver<Value>, answers: &Sender<Result<(), ClientError>>) {
     for request in requests {
-        let path = "the scenario's request".into();
-        let answer = match serde_json::from_value::<Request>(request) {
-            Ok(request) => client.call::<Value>(&request).map(drop),
-            Err(error) => Err(ClientError::Protocol { path, why: error.to_string() }),
-        };
-        if answers.send(answer).is_err() {
+        if answers.send(control.call_json(&request)).is_err() {
             return;
         }
     }
@@ -99,7 +92,6 @@ fn conduct(mut client: Client, requests: &Receiver<Value>, answers: &Sender<Resu
 struct Conductor {
     requests: Sender<Value>,
     answers: Receiver<Result<(), ClientError>>,
-    under_way: usize,
 }
 
 /// Frames that go and come.
@@ -107,7 +99,7 @@ struct Player<'p> {
     generator: &'p Generator,
     link: &'p mut Link,
     daemon: &'p mut Daemon,
-    client: Client,
+    control: &'p Control,
     conductor: Conductor,
     outputs: Outputs,
     refusals: Vec<String>,
@@ -129,7 +121,6 @@ impl Player<'_> {
                 if !step.is_under_way() {
                     self.wait_for_receipt(sent)?;
                 }
-                self.conductor.under_way += 1;
                 // The other end lives as long as this.
                 let _ = self.conductor.requests.send(step.request.clone());
                 waiting.push(step);
@@ -148,7 +139,7 @@ impl Player<'_> {
         self.flush(&mut burst)?;
         let report = self.wait_for_the_end(sent)?;
         let limit = scenario.expected.flows.len() + 1;
-        let known: NotifyReport = self.client.call(&Request::InvalidSpi { limit })?;
+        let known: NotifyReport = self.control.call(&Request::InvalidSpi { limit })?;
         let flows = known.flows.into_iter().map(|flow| UnknownFlow {
             src: flow.src,
             dst: flow.dst,
@@ -225,7 +216,7 @@ impl Player<'_> {
         let mut since = Instant::now();
         loop {
             self.receive()?;
-            let received = counters(&mut self.client)?.rx.packets;
+            let received = self.control.counters()?.rx.packets;
             if received >= sent {
                 return Ok(());
             }
@@ -239,7 +230,6 @@ impl Player<'_> {
         loop {
             match self.conductor.answers.try_recv() {
                 Ok(answer) => {
-                    self.conductor.under_way -= 1;
                     let step = waiting.remove(0);
                     match answer {
                         Ok(()) => {}
@@ -272,10 +262,8 @@ impl Player<'_> {
                 since = Instant::now();
                 continue;
             }
-            let report = counters(&mut self.client)?;
-            let ended = report.tx.packets
-                + report.consumed.values().map(|tally| tally.packets).sum::<u64>()
-                + report.feature.iter().map(|row| row.packets).sum::<u64>();
+            let report = self.control.counters()?;
+            let ended = accounted(&report);
             if report.rx.packets == sent && ended == sent && self.outputs.taken >= report.tx.packets {
                 return Ok(report);
             }

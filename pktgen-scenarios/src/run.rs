@@ -46,7 +46,7 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// The program failed.
-    #[error("nf-core failed: {0}")]
+    #[error("{0}")]
     Failed(String),
     /// It doesn't answer over its control socket, or refuses.
     #[error(transparent)]

@@ -1,9 +1,9 @@
 //! Each named scenario fails on an implementation that has its fault.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::path::PathBuf;
-use std::process::Command;
+mod common;
 
+use common::faulty_nf_core;
 use pktgen_scenarios::link::Generator;
 use pktgen_scenarios::{play, run, scenarios};
 
@@ -18,20 +18,10 @@ const FOUND: &[(&str, &str)] = &[
     ("seq-exhausted", "last-number-unused"),
 ];
 
-/// The program that has the faults.
-fn faulty() -> PathBuf {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let build = ["build", "-q", "-p", "pktgen-scenarios", "--example", "faulty-nf-core"];
-    assert!(Command::new(cargo).args(build).status().unwrap().success(), "faulty-nf-core doesn't build");
-    // This test's program is target/PROFILE/deps/faults-HASH.
-    let deps = std::env::current_exe().unwrap();
-    deps.parent().unwrap().parent().unwrap().join("examples/faulty-nf-core")
-}
-
 #[test]
 fn each_named_scenario_finds_its_fault() {
-    let faulty = faulty();
-    let mut generator = Generator::start(None).unwrap();
+    let faulty = faulty_nf_core();
+    let mut generator = Generator::start().unwrap();
     for (name, fault) in FOUND {
         let scenario = scenarios::find(name).unwrap();
         let dir = tempfile::tempdir().unwrap();

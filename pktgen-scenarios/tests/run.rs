@@ -1,22 +1,14 @@
 //! Every scenario through the program nf-core.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod common;
+
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 
+use common::nf_core;
 use pktgen_scenarios::run;
 use pktgen_scenarios::scenarios;
-
-/// The program nf-core of this build.
-fn nf_core() -> PathBuf {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let built = Command::new(cargo).args(["build", "-q", "-p", "nf-core", "--bin", "nf-core"]).status().unwrap();
-    assert!(built.success(), "nf-core doesn't build");
-    // This test's program is target/PROFILE/deps/run-HASH.
-    let deps = std::env::current_exe().unwrap();
-    deps.parent().unwrap().parent().unwrap().join("nf-core")
-}
 
 #[test]
 fn every_scenario_comes_out_as_it_must() {
