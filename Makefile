@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test deps build lint doc clean
+.PHONY: run test bench-recovery deps build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -11,6 +11,9 @@ test: deps lint doc   ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	scripts/test-as-root.sh
+
+bench-recovery: deps  ## how long a black hole lasts (root, minutes)
+	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
 
 build: deps           ## the three programs, optimised
 	$(CARGO) build --release --workspace

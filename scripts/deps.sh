@@ -3,6 +3,9 @@
 set -eu
 
 packages="gcc libc6-dev pkg-config libdpdk-dev libclang-dev libipsec-mb-dev libpcap-dev iproute2"
+# Peers and eyes for the tests in network namespaces.
+packages="$packages iputils-ping tcpdump strongswan-charon strongswan-swanctl strongswan-pki libstrongswan-standard-plugins
+	libstrongswan-extra-plugins libcharon-extra-plugins"
 
 missing=""
 for package in $packages; do
@@ -37,3 +40,12 @@ install 2>/dev/null || {
 	$sudo apt-get update -qq
 	install
 }
+
+# strongswan-charon brings a service that holds UDP 500 and 4500 of this machine. The tests start daemons of their own.
+case "$missing" in
+*strongswan-charon*)
+	if [ -d /run/systemd/system ]; then
+		$sudo systemctl disable --quiet --now strongswan-starter
+	fi
+	;;
+esac

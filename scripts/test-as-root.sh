@@ -1,9 +1,9 @@
 #!/bin/sh
-# The tests that need root: network namespaces, TUN/TAP, packet sockets.
+# The tests that need root: network namespaces, TUN/TAP, packet sockets, IKE daemons.
 set -eu
 
 not_run() {
-	echo "NOT RUN: the tests of net_tap and net_af_packet: $1" >&2
+	echo "NOT RUN: the tests of net_tap, net_af_packet and strongSwan: $1" >&2
 	exit 0
 }
 
@@ -14,4 +14,4 @@ if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
 	not_run "this root may not use network namespaces, as in a container or chroot"
 fi
 ip netns del "$probe"
-exec "${CARGO:-cargo}" test -p nf-ctl --test virtual_ports -- --ignored
+exec "${CARGO:-cargo}" test -p nf-ctl --test virtual_ports --test strongswan -- --ignored

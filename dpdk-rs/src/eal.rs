@@ -241,6 +241,10 @@ fn init_remedy(errno: Errno) -> &'static str {
         }
         Errno::ENOMEM => "ask for less memory (-m) or reserve more hugepages; the lines of EAL above say more",
         Errno::EINVAL => "one of the EAL arguments is not known or has a bad value; the lines of EAL above name it",
+        Errno::ENODEV => {
+            "no driver knows a device of --vdev or -a, which the lines of EAL above name: correct its name, or install the \
+             driver (Debian has one package for each, librte-net-*)"
+        }
         Errno::ENOTSUP => "a device (--vdev, -a) was refused by its driver; the lines of EAL above name it",
         _ => "the lines of EAL above say more",
     }

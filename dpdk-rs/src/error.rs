@@ -21,6 +21,8 @@ impl Errno {
     pub const EACCES: Self = Self(13);
     /// The name is taken (`EEXIST`).
     pub const EEXIST: Self = Self(17);
+    /// No such device, or no driver for it (`ENODEV`).
+    pub const ENODEV: Self = Self(19);
     /// An argument is not valid (`EINVAL`).
     pub const EINVAL: Self = Self(22);
     /// The driver does not do this (`ENOTSUP`).

@@ -21,6 +21,21 @@ impl Prefix {
         self.address.is_ipv4() == address.is_ipv4() && bits(self.address) ^ bits(address) & self.mask() == 0
     }
 
+    /// The network's address: its first one.
+    pub const fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// How many leading bits count.
+    pub const fn length(self) -> u8 {
+        self.len
+    }
+
+    /// Whether it is a single address.
+    pub fn is_single(self) -> bool {
+        self.len == width(self.address)
+    }
+
     fn mask(self) -> u128 {
         mask(self.address, self.len)
     }

@@ -120,6 +120,24 @@ fn bad_files_are_refused_in_a_sentence_and_nothing_stays_behind() {
 }
 
 #[test]
+fn a_capture_that_was_cut_off_is_played_as_far_as_it_goes_and_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let fixture = Fixture::load("v4-tunnel-gcm128");
+    std::fs::write(path("nf.toml"), &fixture.config).unwrap();
+    let whole = std::fs::read(fixture_dir().join("v4-tunnel-gcm128.pcap")).unwrap();
+    let frames = fixture.frames.len();
+    // Inside the last packet, and inside the header of the first.
+    for (octets, last) in [(whole.len() - 5, frames), (24 + 5, 1)] {
+        std::fs::write(path("in.pcap"), &whole[..octets]).unwrap();
+        let out = replay(&path("nf.toml"), &path("in.pcap"), &path("out.pcap"), &path("stats.json"));
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.success() && stderr.contains(&format!("ends inside packet {last}: ")), "{stderr}");
+        assert_eq!(report(&path("stats.json")).rx.packets, last as u64 - 1);
+    }
+}
+
+#[test]
 fn the_capture_that_is_read_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let capture = dir.path().join("same.pcap");

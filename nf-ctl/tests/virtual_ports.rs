@@ -3,44 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
+mod lab;
 
 use std::fs;
-use std::process::Command;
 
 use common::{Daemon, fixture, nf_core};
+use lab::netns::Namespace;
 use serde_json::Value;
-
-/// A network namespace, gone when it is dropped.
-struct Namespace(String);
-
-impl Namespace {
-    fn new(name: &str) -> Namespace {
-        let name = format!("{name}-{}", std::process::id());
-        let made = Command::new("ip").args(["netns", "add", &name]).output().unwrap();
-        assert!(made.status.success(), "network namespaces need root: {}", String::from_utf8_lossy(&made.stderr));
-        let namespace = Namespace(name);
-        namespace.sh("ip link set lo up");
-        namespace
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.0, program]);
-        command
-    }
-
-    fn sh(&self, script: &str) -> String {
-        let output = self.command("bash").args(["-ec", script]).output().unwrap();
-        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
 
 /// The fixture's SA as an `[[sa]]` table, and its ESP packets.
 fn natt_fixture() -> (String, Vec<Vec<u8>>) {
@@ -82,7 +51,7 @@ address = "10.10.1.2"
 {sa}"#,
         ports.0, ports.1
     );
-    let mut daemon = Daemon::start_by(&mut namespace.command(nf_core().to_str().unwrap()), &config);
+    let mut daemon = Daemon::start_by(&mut namespace.command(nf_core()), &config);
     namespace.sh(after);
     for (number, packet) in packets.iter().enumerate() {
         let file = daemon.dir.path().join(format!("packet{number}"));
@@ -103,7 +72,7 @@ address = "10.10.1.2"
 #[test]
 #[ignore = "needs root"]
 fn net_af_packet_over_veth() {
-    let namespace = Namespace::new("nf-afp");
+    let namespace = Namespace::new("afp");
     decapsulates(
         &namespace,
         "\"--vdev=net_af_packet0,iface=wan1\", \"--vdev=net_af_packet1,iface=lan1\"",
@@ -118,7 +87,7 @@ fn net_af_packet_over_veth() {
 #[test]
 #[ignore = "needs root"]
 fn net_tap() {
-    let namespace = Namespace::new("nf-tap");
+    let namespace = Namespace::new("tap");
     decapsulates(
         &namespace,
         "\"--vdev=net_tap0,iface=wan0\", \"--vdev=net_tap1,iface=lan0\"",

@@ -1,7 +1,7 @@
 //! One pass over a capture: net_pcap in, net_pcap out, in order, without hugepages, devices or privileges.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,10 @@ use crate::wire::ethernet::MacAddr;
 
 /// The virtual port that reads one capture and writes the other.
 const PORT: &str = "net_pcap0";
+/// Octets of a pcap file's header.
+const FILE_HEADER: u64 = 24;
+/// Octets of a packet's header in a pcap file.
+const RECORD_HEADER: usize = 16;
 
 /// What to play.
 #[derive(Clone, Debug)]
@@ -60,6 +64,10 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     let counters = controller.counters();
     if let Some(Created { file, path, .. }) = &mut stats {
         serde_json::to_writer_pretty(file, &counters.report()).map_err(|error| failed(path, &error))?;
+    }
+    if let Some(record) = cut_off(&input) {
+        let path = replay.input.display();
+        tracing::warn!("{path} ends inside packet {record}: it was cut off, and only what comes before was played");
     }
     output.keep();
     stats.iter_mut().for_each(Created::keep);
@@ -116,7 +124,7 @@ fn failed(path: &Path, problem: &dyn std::fmt::Display) -> Error {
 fn open_capture(path: &Path) -> Result<File, Error> {
     let mut file = File::open(path).map_err(|error| failed(path, &error))?;
     let mut header = Vec::new();
-    file.by_ref().take(24).read_to_end(&mut header).map_err(|error| failed(path, &error))?;
+    file.by_ref().take(FILE_HEADER).read_to_end(&mut header).map_err(|error| failed(path, &error))?;
     let word = |at: usize| header.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied();
     let little = match word(0) {
         Some([0xD4, 0xC3, 0xB2, 0xA1] | [0x4D, 0x3C, 0xB2, 0xA1]) => true,
@@ -131,6 +139,34 @@ fn open_capture(path: &Path) -> Result<File, Error> {
         Some(other) => Err(failed(path, &format_args!("holds frames of link type {other}; only Ethernet (1) will do"))),
         None => Err(failed(path, &"ends inside its header")),
     }
+}
+
+/// The number, from 1, of the packet in which a pcap file ends too early. The reader of net_pcap passes over that in
+/// silence. Of pcapng files and pipes nothing is said.
+fn cut_off(mut file: &File) -> Option<u64> {
+    let size = file.metadata().ok().filter(|data| data.is_file())?.len();
+    let mut magic = [0; 4];
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(&mut magic)).ok()?;
+    let word = match magic {
+        [0xD4, 0xC3, 0xB2, 0xA1] | [0x4D, 0x3C, 0xB2, 0xA1] => u32::from_le_bytes,
+        [0xA1, 0xB2, 0xC3, 0xD4] | [0xA1, 0xB2, 0x3C, 0x4D] => u32::from_be_bytes,
+        _ => return None,
+    };
+    let mut reader = BufReader::new(file);
+    let mut at = reader.seek(SeekFrom::Start(FILE_HEADER)).ok()?;
+    let mut record = 0;
+    while at < size {
+        record += 1;
+        let mut header = [0; RECORD_HEADER];
+        if reader.read_exact(&mut header).is_err() {
+            return Some(record);
+        }
+        let [.., a, b, c, d, _, _, _, _] = header;
+        let octets = word([a, b, c, d]);
+        reader.seek_relative(octets.into()).ok()?;
+        at += RECORD_HEADER as u64 + u64::from(octets);
+    }
+    (at > size).then_some(record)
 }
 
 /// A file that is to be written. Unless it is kept, it goes again if it wasn't there before.

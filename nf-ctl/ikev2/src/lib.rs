@@ -5,4 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod crypto;
+pub mod proposal;
+pub mod selector;
 pub mod wire;

@@ -278,9 +278,8 @@ impl IkeProposal {
 
     /// The best suite of ours that is in the peer's proposal.
     fn select(&self, offer: &Offer<'_>) -> Option<IkeSuite> {
-        let cipher = *self.ciphers.iter().find(|cipher| {
-            offer.has_encr(cipher.transform_id(), Some(cipher.key().bits()))
-        })?;
+        let cipher =
+            *self.ciphers.iter().find(|cipher| offer.has_encr(cipher.transform_id(), Some(cipher.key().bits())))?;
         Some(IkeSuite {
             cipher,
             integrity: offer.select_integrity(cipher.is_aead(), &self.integrity)?,
@@ -543,7 +542,8 @@ mod tests {
     #[test]
     fn our_order_decides_and_the_sent_group_is_kept() {
         let ours = [ike("aes256gcm16-prfsha384-x25519-ecp384"), ike("aes128-sha256-modp2048")];
-        let theirs = offer_ike(&[ike("aes128-sha256-modp2048"), ike("aes256gcm16-prfsha384-ecp384-x25519")], &Spi::None);
+        let theirs =
+            offer_ike(&[ike("aes128-sha256-modp2048"), ike("aes256gcm16-prfsha384-ecp384-x25519")], &Spi::None);
         let chosen = choose_ike(&ours, &theirs, Some(DhGroup::Ecp384.transform_id())).unwrap();
         assert_eq!(chosen.suite.to_string(), "aes256gcm16-prfsha384-ecp384");
         assert_eq!(chosen.number, 2);

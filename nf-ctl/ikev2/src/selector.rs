@@ -38,9 +38,8 @@ impl FromStr for Selector {
                 (addresses, Some(rest.strip_suffix(']').ok_or_else(|| error("the ']' is missing"))?))
             }
         };
-        let addresses = parse_addresses(addresses).ok_or_else(|| {
-            error("give an address, a network such as 10.1.0.0/16, a range of addresses, or dynamic")
-        })?;
+        let addresses = parse_addresses(addresses)
+            .ok_or_else(|| error("give an address, a network such as 10.1.0.0/16, a range of addresses, or dynamic"))?;
         let mut selector = IpSelector::any(addresses);
         if let Some(traffic) = traffic {
             let (protocol, ports) = traffic.split_once('/').map_or((traffic, None), |(a, b)| (a, Some(b)));
@@ -111,11 +110,8 @@ pub(crate) fn covers(outer: &IpSelector, inner: &IpSelector) -> bool {
 }
 
 fn intersect(a: &IpSelector, b: &IpSelector) -> Option<IpSelector> {
-    let addresses = range(
-        a.addresses.start().max(b.addresses.start()),
-        a.addresses.end().min(b.addresses.end()),
-    )
-    .filter(|_| a.addresses.start().is_ipv4() == b.addresses.start().is_ipv4())?;
+    let addresses = range(a.addresses.start().max(b.addresses.start()), a.addresses.end().min(b.addresses.end()))
+        .filter(|_| a.addresses.start().is_ipv4() == b.addresses.start().is_ipv4())?;
     let protocol = match (a.protocol, b.protocol) {
         (a, b) if a == b => a,
         (0, one) | (one, 0) => one,
@@ -169,10 +165,10 @@ mod tests {
     #[test]
     fn narrowing() {
         assert_eq!(narrowed(&["10.1.0.0/16"], &["0.0.0.0/0"]), ["10.1.0.0-10.1.255.255"]);
-        assert_eq!(narrowed(&["10.1.0.0/16", "10.3.0.0/16"], &["10.1.2.0/24", "10.3.0.1"]), [
-            "10.1.2.0-10.1.2.255",
-            "10.3.0.1"
-        ]);
+        assert_eq!(
+            narrowed(&["10.1.0.0/16", "10.3.0.0/16"], &["10.1.2.0/24", "10.3.0.1"]),
+            ["10.1.2.0-10.1.2.255", "10.3.0.1"]
+        );
         assert!(narrowed(&["10.1.0.0/16"], &["10.2.0.0/16", "::/0"]).is_empty());
         assert_eq!(narrowed(&["10.1.0.0/16[tcp]"], &["10.1.0.0/24[6/80]"]), ["10.1.0.0-10.1.0.255[6/80-80]"]);
         assert!(narrowed(&["10.1.0.0/16[tcp]"], &["10.1.0.0/24[udp]"]).is_empty());

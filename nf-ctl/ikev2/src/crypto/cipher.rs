@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::integrity::Integrity;
 use super::secret::Secret;
+use crate::wire::{Sk, SkFrame, SkLayout, strip_padding};
 
 /// The length of an AES key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -147,6 +148,17 @@ pub enum ProtectionError {
     /// The key has sealed as many messages as it may.
     #[error("the IKE SA's key is used up; rekey the IKE SA")]
     Exhausted,
+    /// The message was laid out for another cipher.
+    #[error("the message was laid out for another cipher than the IKE SA's")]
+    Layout,
+}
+
+fn copy(to: &mut [u8], from: &[u8]) -> Result<(), ProtectionError> {
+    if to.len() != from.len() {
+        return Err(ProtectionError::Layout);
+    }
+    to.copy_from_slice(from);
+    Ok(())
 }
 
 /// One direction of an IKE SA: its cipher under its keys.
@@ -164,92 +176,60 @@ impl Protection {
         Protection { cipher, integrity: integrity.map(|algorithm| (algorithm, sk_a)), key: sk_e, counter: 0 }
     }
 
-    /// Octets that the SK payload needs beside its content: IV, padding length, ICV and, at most, padding.
-    pub fn overhead(&self) -> usize {
-        self.cipher.iv_len() + self.cipher.block_len() + self.icv_len()
-    }
-
-    /// Octets of the IV at the beginning of the SK payload's body.
-    pub fn iv_len(&self) -> usize {
-        self.cipher.iv_len()
-    }
-
-    /// Octets of the ICV at the end.
-    pub fn icv_len(&self) -> usize {
-        match &self.integrity {
+    /// What the cipher adds to a message.
+    pub fn layout(&self) -> SkLayout {
+        let icv = match &self.integrity {
             Some((algorithm, _)) => algorithm.icv_len(),
             None => GCM_ICV_LEN,
-        }
+        };
+        SkLayout { iv: self.cipher.iv_len(), block: self.cipher.block_len(), icv }
     }
 
-    /// Octets of the SK payload's body for a content of that length.
-    pub fn sealed_len(&self, content: usize) -> usize {
-        self.iv_len() + (content + 1).next_multiple_of(self.cipher.block_len()) + self.icv_len()
-    }
-
-    /// Appends the body of an SK or SKF payload to `message`, which ends after that payload's header: IV, encrypted
-    /// content and ICV, over all that is in `message` already. The lengths in the headers are there already, so they
-    /// count on [`Protection::sealed_len`].
-    pub fn seal(
-        &mut self,
-        message: &mut Vec<u8>,
-        content: &[u8],
-        rng: &mut dyn CryptoRng,
-    ) -> Result<(), ProtectionError> {
-        let padded = (content.len() + 1).next_multiple_of(self.cipher.block_len());
-        let mut plain = Zeroizing::new(Vec::with_capacity(padded));
-        plain.extend_from_slice(content);
-        plain.resize(padded, 0);
-        if let (Some(last), Ok(pad_len)) = (plain.last_mut(), u8::try_from(padded - content.len() - 1)) {
-            *last = pad_len;
-        }
+    /// Encrypts a message that was laid out for [`Protection::layout`].
+    pub fn seal(&mut self, mut frame: SkFrame, rng: &mut dyn CryptoRng) -> Result<Vec<u8>, ProtectionError> {
         match self.cipher {
             IkeCipher::AesGcm16(_) => {
                 let iv = self.counter.to_be_bytes();
                 self.counter = self.counter.checked_add(1).ok_or(ProtectionError::Exhausted)?;
-                let icv = self.gcm_seal(&iv, message, &mut plain).ok_or(ProtectionError::Exhausted)?;
-                message.extend_from_slice(&iv);
-                message.extend_from_slice(&plain);
-                message.extend_from_slice(&icv);
+                let parts = frame.parts_mut();
+                let icv = self.gcm_seal(&iv, parts.aad, parts.text).ok_or(ProtectionError::Layout)?;
+                copy(parts.iv, &iv)?;
+                copy(parts.icv, &icv)?;
             }
             IkeCipher::AesCbc(_) => {
                 // CBC wants an IV that can't be foretold.
                 let mut iv = [0; CBC_BLOCK];
                 rng.fill_bytes(&mut iv);
-                self.cbc(&iv, &mut plain, Direction::Encrypt).ok_or(ProtectionError::Exhausted)?;
-                message.extend_from_slice(&iv);
-                message.extend_from_slice(&plain);
+                let parts = frame.parts_mut();
+                self.cbc(&iv, parts.text, Direction::Encrypt).ok_or(ProtectionError::Layout)?;
+                copy(parts.iv, &iv)?;
                 if let Some((algorithm, key)) = &self.integrity {
-                    let icv = algorithm.icv(key.expose(), &[message]);
-                    message.extend_from_slice(&icv);
+                    let (authenticated, icv) = frame.authenticated_and_icv();
+                    copy(icv, &algorithm.icv(key.expose(), &[authenticated]))?;
                 }
             }
         }
-        Ok(())
+        Ok(frame.into_message())
     }
 
-    /// Verifies a message whose SK or SKF payload has its body at `body_start` and is the last, and gives the content
-    /// without padding.
-    pub fn open(&self, message: &[u8], body_start: usize) -> Result<Zeroizing<Vec<u8>>, ProtectionError> {
-        self.try_open(message, body_start).ok_or(ProtectionError::NotAuthentic)
+    /// Verifies the encrypted part of a message and gives its content, without padding.
+    pub fn open(&self, sk: &Sk<'_>) -> Result<Zeroizing<Vec<u8>>, ProtectionError> {
+        self.try_open(sk).ok_or(ProtectionError::NotAuthentic)
     }
 
-    fn try_open(&self, message: &[u8], body_start: usize) -> Option<Zeroizing<Vec<u8>>> {
-        let (authenticated, icv) = message.split_at_checked(message.len().checked_sub(self.icv_len())?)?;
-        let (header, body) = authenticated.split_at_checked(body_start)?;
-        let (iv, encrypted) = body.split_at_checked(self.iv_len())?;
-        let mut plain = Zeroizing::new(encrypted.to_vec());
+    fn try_open(&self, sk: &Sk<'_>) -> Option<Zeroizing<Vec<u8>>> {
+        let parts = sk.parts(self.layout()).ok()?;
+        let mut plain = Zeroizing::new(parts.ciphertext.to_vec());
         match &self.integrity {
-            None => self.gcm_open(iv, header, &mut plain, icv)?,
+            None => self.gcm_open(parts.iv, parts.aad, &mut plain, parts.icv)?,
             Some((algorithm, key)) => {
-                if !algorithm.verify(key.expose(), &[authenticated], icv) {
+                if !algorithm.verify(key.expose(), &[parts.authenticated], parts.icv) {
                     return None;
                 }
-                self.cbc(iv, &mut plain, Direction::Decrypt)?;
+                self.cbc(parts.iv, &mut plain, Direction::Decrypt)?;
             }
         }
-        let pad_len = usize::from(*plain.last()?);
-        let content = plain.len().checked_sub(pad_len + 1)?;
+        let content = strip_padding(&plain).ok()?.len();
         plain.truncate(content);
         Some(plain)
     }
@@ -341,6 +321,7 @@ fn whole_blocks<N: ArraySize>(octets: &mut [u8]) -> Option<&mut [Array<u8, N>]> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Chain, ExchangeType, Flags, Header, IkeSpi, Message, MessageId, PayloadType, Version};
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
@@ -360,20 +341,34 @@ mod tests {
         Protection::new(cipher, integrity, Secret::new(vec![1; cipher.key_material_len()]), Secret::new(sk_a))
     }
 
+    fn frame(protection: &Protection, content: &[u8]) -> SkFrame {
+        let header = Header {
+            initiator_spi: IkeSpi([1; 8]),
+            responder_spi: IkeSpi([2; 8]),
+            version: Version::V2,
+            exchange: ExchangeType::INFORMATIONAL,
+            flags: Flags::default(),
+            message_id: MessageId(7),
+        };
+        let chain = Chain { first: PayloadType::VENDOR_ID, octets: content.to_vec() };
+        SkFrame::new(&header, &chain, protection.layout()).unwrap()
+    }
+
+    fn open(protection: &Protection, message: &[u8]) -> Option<Vec<u8>> {
+        let sk = Message::parse(message).ok()?.sk?;
+        protection.open(&sk).ok().map(|content| content.to_vec())
+    }
+
     #[test]
-    fn what_is_sealed_opens_and_has_the_length_foretold() {
+    fn what_is_sealed_opens() {
         let mut rng = ChaCha20Rng::seed_from_u64(3);
         for suite in suites() {
             let mut sender = protection(suite);
             let receiver = protection(suite);
             for len in [0, 1, 15, 16, 17, 100, 1500] {
                 let content: Vec<u8> = (0..len).map(|i| i as u8).collect();
-                let mut message = b"an IKE header and an SK header..".to_vec();
-                let start = message.len();
-                sender.seal(&mut message, &content, &mut rng).unwrap();
-                assert_eq!(message.len() - start, sender.sealed_len(len), "{suite:?} {len}");
-                assert!(sender.sealed_len(len) <= len + sender.overhead());
-                assert_eq!(*receiver.open(&message, start).unwrap(), content);
+                let message = sender.seal(frame(&sender, &content), &mut rng).unwrap();
+                assert_eq!(open(&receiver, &message).unwrap(), content, "{suite:?} {len}");
             }
         }
     }
@@ -382,16 +377,15 @@ mod tests {
     fn any_changed_octet_is_noticed() {
         let mut rng = ChaCha20Rng::seed_from_u64(4);
         for suite in suites() {
-            let mut message = b"header".to_vec();
             let mut protection = protection(suite);
-            protection.seal(&mut message, b"content", &mut rng).unwrap();
+            let message = protection.seal(frame(&protection, b"content"), &mut rng).unwrap();
             for at in 0..message.len() {
                 let mut changed = message.clone();
                 changed[at] ^= 0x10;
-                assert_eq!(protection.open(&changed, 6), Err(ProtectionError::NotAuthentic), "{suite:?} octet {at}");
+                assert_eq!(open(&protection, &changed), None, "{suite:?} octet {at}");
             }
             for len in 0..message.len() {
-                assert!(protection.open(&message[..len], 6).is_err());
+                assert_eq!(open(&protection, &message[..len]), None);
             }
         }
     }
@@ -403,12 +397,20 @@ mod tests {
             let mut protection = protection(suite);
             let ivs: std::collections::HashSet<Vec<u8>> = (0..50)
                 .map(|_| {
-                    let mut message = Vec::new();
-                    protection.seal(&mut message, b"", &mut rng).unwrap();
-                    message[..protection.iv_len()].to_vec()
+                    let message = protection.seal(frame(&protection, b""), &mut rng).unwrap();
+                    let sk = Message::parse(&message).unwrap().sk.unwrap();
+                    sk.parts(protection.layout()).unwrap().iv.to_vec()
                 })
                 .collect();
             assert_eq!(ivs.len(), 50);
         }
+    }
+
+    #[test]
+    fn a_frame_for_another_cipher_is_an_error() {
+        let mut rng = ChaCha20Rng::seed_from_u64(6);
+        let mut gcm = protection((IkeCipher::AesGcm16(AesKey::Bits128), None));
+        let cbc = protection((IkeCipher::AesCbc(AesKey::Bits128), Some(Integrity::HmacSha256_128)));
+        assert_eq!(gcm.seal(frame(&cbc, b"content"), &mut rng), Err(ProtectionError::Layout));
     }
 }

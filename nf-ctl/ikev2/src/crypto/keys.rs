@@ -134,8 +134,6 @@ impl IkeKeys {
 mod tests {
     use super::*;
     use crate::crypto::cipher::AesKey;
-    use rand_chacha::ChaCha20Rng;
-    use rand_core::SeedableRng;
 
     fn suite() -> IkeSuite {
         IkeSuite {
@@ -150,16 +148,9 @@ mod tests {
 
     #[test]
     fn the_ends_mirror_each_other() {
-        let mut rng = ChaCha20Rng::seed_from_u64(6);
         let shared = Secret::new(vec![9; 32]);
-        let mut initiator = IkeKeys::initial(suite(), Role::Initiator, &shared, SEED);
-        let mut responder = IkeKeys::initial(suite(), Role::Responder, &shared, SEED);
-        for (from, to) in [(&mut initiator.outbound, &responder.inbound), (&mut responder.outbound, &initiator.inbound)]
-        {
-            let mut message = b"header".to_vec();
-            from.seal(&mut message, b"content", &mut rng).unwrap();
-            assert_eq!(*to.open(&message, 6).unwrap(), b"content");
-        }
+        let initiator = IkeKeys::initial(suite(), Role::Initiator, &shared, SEED);
+        let responder = IkeKeys::initial(suite(), Role::Responder, &shared, SEED);
         assert_eq!(initiator.sk_p_local.expose(), responder.sk_p_remote.expose());
         assert_ne!(initiator.sk_p_local.expose(), initiator.sk_p_remote.expose());
         let psk = Secret::from(&b"secret"[..]);

@@ -1,0 +1,3 @@
+//! What `nf-ctl` is made of beside its command line: the decisions of invalid-SPI recovery ([`recovery`]).
+
+pub mod recovery;

@@ -1,0 +1,143 @@
+//! A laboratory for IKE and ESP: two gateways in network namespaces of their own, joined by a cable, a network behind each.
+//!
+//! ```text
+//!   branch 10.1.0.1 ── peer ── wan 10.10.1.1 ═══ wan 10.10.1.2 ── head ── lan ── inside 10.2.0.1
+//! ```
+//! The peer runs a real charon. The head-end runs nf-core on net_af_packet, or a charon of its own. Everything needs root;
+//! `scripts/test-as-root.sh` runs these tests. All of it goes when it is dropped, by a panic too.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test binary uses its part of this; a failed unwrap is a failed test"
+)]
+
+pub mod charon;
+pub mod connection;
+pub mod netns;
+pub mod traffic;
+
+use std::time::{Duration, Instant};
+
+use crate::common::{Daemon, nf_core};
+use charon::{Charon, KeyType, Pki};
+use netns::Namespace;
+use traffic::{Capture, Ping};
+
+/// The peer's address on the cable between the gateways.
+pub const PEER: &str = "10.10.1.1";
+/// The head-end's.
+pub const HEAD: &str = "10.10.1.2";
+/// A host behind the peer.
+pub const BRANCH: &str = "10.1.0.1";
+/// A host behind the head-end.
+pub const INSIDE: &str = "10.2.0.1";
+
+/// How long anything that isn't measured may take: machines that run tests are busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until there is something; `state` tells what was found instead when it doesn't come.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl FnOnce() -> String) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}; instead:\n{}", state());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The gateways and the cables between them.
+#[derive(Debug)]
+pub struct Lab {
+    // Daemons' files; dropped last.
+    dir: tempfile::TempDir,
+    /// The peer: `wan`, and `lo` with the branch's address.
+    pub peer: Namespace,
+    /// The head-end: `wan`, `lan`.
+    pub head: Namespace,
+    /// What is behind the head-end: `lan`.
+    pub inside: Namespace,
+}
+
+impl Lab {
+    /// Lays the cables.
+    pub fn new() -> Lab {
+        let (peer, head, inside) = (Namespace::new("peer"), Namespace::new("head"), Namespace::new("inside"));
+        peer.join(&head, "wan");
+        head.join(&inside, "lan");
+        peer.sh(&format!("ip addr add {PEER}/24 dev wan; ip addr add {BRANCH}/32 dev lo"));
+        head.sh(&format!("ip addr add {HEAD}/24 dev wan"));
+        inside.sh(&format!("ip addr add {INSIDE}/24 dev lan"));
+        Lab { dir: tempfile::tempdir().unwrap(), peer, head, inside }
+    }
+
+    /// A charon at the peer.
+    pub fn peer_charon(&self) -> Charon {
+        Charon::start(&self.peer, &self.dir.path().join("peer"))
+    }
+
+    /// A charon at the head-end, which then is the inside host as well: there is no nf-core.
+    pub fn head_charon(&self) -> Charon {
+        self.head.sh(&format!("ip addr replace {INSIDE}/32 dev lo"));
+        Charon::start(&self.head, &self.dir.path().join("head"))
+    }
+
+    /// A certificate authority, and a certificate for each gateway.
+    pub fn pki(&self, keys: KeyType) -> Pki {
+        Pki::new(&self.dir.path().join("pki"), keys)
+    }
+
+    /// nf-core at the head-end. `more` is added to its configuration, where `{dir}` stands for its directory. It sees
+    /// what comes in on `wan` and sends what it decapsulates to the inside host.
+    pub fn nf_core(&self, more: &str) -> Daemon {
+        let inside_mac = self.inside.sh("cat /sys/class/net/lan/address");
+        let config = format!(
+            r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_af_packet0,iface=wan", "--vdev=net_af_packet1,iface=lan"]
+idle = "sleep"
+[[port]]
+name = "net_af_packet0"
+role = "unprotected"
+[[port]]
+name = "net_af_packet1"
+role = "protected"
+next_hop_mac = "{}"
+[[local]]
+address = "{HEAD}"
+{more}"#,
+            inside_mac.trim()
+        );
+        Daemon::start_by(&mut self.head.command(nf_core()), &config)
+    }
+
+    /// Pings from the branch to the inside host.
+    pub fn ping(&self, interval: Duration) -> Ping {
+        Ping::start(&self.peer, BRANCH, INSIDE, interval)
+    }
+
+    /// What the inside host sees.
+    pub fn watch_inside(&self) -> Capture {
+        Capture::start(&self.inside, "lan", "icmp", &self.dir.path().join("inside"))
+    }
+
+    /// What comes out of the peer's tunnel; its charon has to be running.
+    pub fn watch_branch(&self) -> Capture {
+        Capture::start(&self.peer, "ipsec0", "icmp", &self.dir.path().join("branch"))
+    }
+
+    /// The ESP packets, with or without UDP, that come to the head-end.
+    pub fn watch_esp(&self) -> Capture {
+        let filter = format!("dst host {HEAD} and (esp or (udp port 4500 and udp[8:4] != 0))");
+        Capture::start(&self.head, "wan", &filter, &self.dir.path().join("esp"))
+    }
+
+    /// The IKE messages, both ways.
+    pub fn watch_ike(&self) -> Capture {
+        let filter = "udp port 500 or (udp port 4500 and udp[4:2] > 9 and udp[8:4] = 0)";
+        Capture::start(&self.head, "wan", filter, &self.dir.path().join("ike"))
+    }
+}
