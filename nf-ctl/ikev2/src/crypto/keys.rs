@@ -84,7 +84,7 @@ impl IkeKeys {
     }
 
     fn derive(suite: IkeSuite, role: Role, skeyseed: &Secret, seed: Seed<'_>) -> Self {
-        let prf_len = suite.prf.len();
+        let prf_len = suite.prf.output_len();
         let auth_len = suite.integrity.map_or(0, Integrity::key_len);
         let encr_len = suite.cipher.key_material_len();
         let total = 3 * prf_len + 2 * auth_len + 2 * encr_len;

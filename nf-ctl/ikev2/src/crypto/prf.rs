@@ -38,7 +38,7 @@ impl Prf {
     }
 
     /// Length of the preferred key and of the output, in octets.
-    pub const fn len(self) -> usize {
+    pub const fn output_len(self) -> usize {
         match self {
             Prf::HmacSha256 => 32,
             Prf::HmacSha384 => 48,
@@ -59,7 +59,7 @@ impl Prf {
     ///
     /// The RFC ends at 255 blocks; nothing here asks for a tenth of that, and what was asked beyond would be cut off.
     pub fn expand(self, key: &[u8], seed: &[&[u8]], len: usize) -> Secret {
-        let mut stream = Vec::with_capacity(len.next_multiple_of(self.len()));
+        let mut stream = Vec::with_capacity(len.next_multiple_of(self.output_len()));
         let mut block = Secret::default();
         for counter in 1..=u8::MAX {
             if stream.len() >= len {
