@@ -14,4 +14,4 @@ if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
 	not_run "this root may not use network namespaces, as in a container or chroot"
 fi
 ip netns del "$probe"
-exec "${CARGO:-cargo}" test -p nf-ctl --test virtual_ports --test strongswan -- --ignored
+exec "${CARGO:-cargo}" test -p nf-ctl --test virtual_ports --test strongswan --test vici -- --ignored

@@ -4,6 +4,7 @@
 //! quotes the line itself, which may hold a key.
 
 mod lines;
+mod peer;
 mod raw;
 
 use std::fmt;
@@ -16,11 +17,11 @@ use serde_json::Value;
 use crate::crypto::EngineChoice;
 use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
-use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaParams, names};
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
 
+pub use peer::{Backend, EspOverUdp, IkeVersion, Lifetimes, Peer, PeerKind, StartAction};
 pub use raw::FilterSpec;
 
 /// The whole configuration.
@@ -34,6 +35,8 @@ pub struct Config {
     pub notify: Notify,
     /// `[recovery]`
     pub recovery: Recovery,
+    /// `[agent]`
+    pub agent: Agent,
     /// `[crypto]`
     pub crypto: Crypto,
     /// `[sad]`
@@ -161,11 +164,58 @@ impl FromStr for SyslogTarget {
     }
 }
 
-/// Recovery from invalid SPIs.
-#[derive(Clone, Debug, Default)]
+/// Recovery from invalid SPIs, by `nf-ctl agent`.
+#[derive(Clone, Debug)]
 pub struct Recovery {
     /// Whether a new IKE SA may be started because of an invalid SPI; off by default, as on IOS.
     pub invalid_spi_recovery: bool,
+    /// IKE messages a minute that all recoveries may send.
+    pub budget_per_min: u32,
+    /// IKE messages that they may send at once.
+    pub budget_burst: u32,
+    /// Seconds between the first recovery of a peer and its second; then it doubles.
+    pub back_off_s: u64,
+    /// Seconds between two recoveries of a peer, at most.
+    pub back_off_max_s: u64,
+    /// Seconds between two unprotected hints to the same host.
+    pub hint_interval_s: u64,
+    /// Seconds for which an SPI that was rekeyed or deleted is left alone.
+    pub rekey_grace_s: u64,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Recovery {
+            invalid_spi_recovery: false,
+            budget_per_min: 600,
+            budget_burst: 200,
+            back_off_s: 1,
+            back_off_max_s: 60,
+            hint_interval_s: 10,
+            rekey_grace_s: 10,
+        }
+    }
+}
+
+/// `nf-ctl agent`, which speaks IKE.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Whether IKE SAs are deleted when it is ended by SIGTERM, so that peers notice at once.
+    pub delete_on_exit: bool,
+    /// The VICI socket of strongSwan's daemon, for peers with `backend = "vici"`.
+    pub vici_socket: PathBuf,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Agent {
+            socket: PathBuf::from("/run/nf-core/nf-agent.sock"),
+            delete_on_exit: true,
+            vici_socket: PathBuf::from("/run/charon.vici"),
+        }
+    }
 }
 
 /// Cryptography.
@@ -239,65 +289,6 @@ pub struct Port {
 pub struct Local {
     /// The address.
     pub address: IpAddr,
-}
-
-names! {
-    /// What kind of configuration a peer has, in Cisco's terms.
-    PeerKind "kind" {
-        /// A crypto map with the peer's address.
-        StaticMap = "static-map",
-        /// A crypto map for any peer.
-        DynamicMap = "dynamic-map",
-        /// A static virtual tunnel interface.
-        Svti = "svti",
-        /// Point-to-point GRE with tunnel protection.
-        GreP2p = "gre-p2p",
-        /// Multipoint GRE, the peer mapped statically in NHRP.
-        MgreStatic = "mgre-static",
-        /// Multipoint GRE, the peer known by NHRP registration.
-        MgreDynamic = "mgre-dynamic",
-        /// An EzVPN client.
-        EzvpnClient = "ezvpn-client",
-    }
-}
-
-impl PeerKind {
-    /// Whether the peer's address is explicit in the configuration, so that an IKE SA may be started to it.
-    pub const fn may_initiate(self) -> bool {
-        match self {
-            PeerKind::StaticMap | PeerKind::Svti | PeerKind::GreP2p | PeerKind::MgreStatic => true,
-            PeerKind::DynamicMap | PeerKind::MgreDynamic | PeerKind::EzvpnClient => false,
-        }
-    }
-}
-
-names! {
-    /// The version of IKE.
-    IkeVersion "ike" {
-        /// IKEv1 (RFC 2409).
-        V1 = "v1",
-        /// IKEv2 (RFC 7296).
-        V2 = "v2",
-    }
-}
-
-/// A peer.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its name.
-    pub name: String,
-    /// Its address, or the network that it may come from.
-    pub address: Option<Prefix>,
-    /// Its kind.
-    pub kind: PeerKind,
-    /// Its IKE.
-    pub ike: IkeVersion,
-    /// The file with the pre-shared key.
-    pub psk_file: Option<PathBuf>,
-    /// Our identity towards it.
-    pub local_id: Option<String>,
-    /// Its identity.
-    pub remote_id: Option<String>,
 }
 
 /// A plugin instance and its bindings.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lines::{Place, line_at, line_of};
-use super::{Bind, Config, Control, Crypto, Eal, Local, Notify, Peer, Plugin, Port, Reassembly, Recovery, Sad};
+use super::peer::RawPeer;
+use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Notify, Plugin, Port, Reassembly, Recovery, Sad};
 use crate::plugin::{Filter, Gate};
 use crate::sa::spec::{FieldError, SaSpec, address};
 use crate::types::Spi;
@@ -24,6 +25,7 @@ struct RawConfig {
     control: RawControl,
     notify: RawNotify,
     recovery: RawRecovery,
+    agent: RawAgent,
     crypto: RawCrypto,
     sad: RawSad,
     reassembly: RawReassembly,
@@ -64,6 +66,20 @@ struct RawNotify {
 #[serde(deny_unknown_fields, default)]
 struct RawRecovery {
     invalid_spi_recovery: bool,
+    budget_per_min: Option<i64>,
+    budget_burst: Option<i64>,
+    back_off_s: Option<i64>,
+    back_off_max_s: Option<i64>,
+    hint_interval_s: Option<i64>,
+    rekey_grace_s: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawAgent {
+    socket: Option<PathBuf>,
+    delete_on_exit: Option<bool>,
+    vici_socket: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -101,23 +117,6 @@ struct RawPort {
 #[serde(deny_unknown_fields)]
 struct RawLocal {
     address: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPeer {
-    name: String,
-    address: Option<String>,
-    kind: String,
-    #[serde(default = "ike_v2")]
-    ike: String,
-    psk_file: Option<PathBuf>,
-    local_id: Option<String>,
-    remote_id: Option<String>,
-}
-
-fn ike_v2() -> String {
-    "v2".to_owned()
 }
 
 #[derive(Deserialize)]
@@ -283,13 +282,14 @@ impl Checker<'_> {
             eal: self.table("eal", eal(raw.eal))?,
             control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
             notify: self.table("notify", notify(raw.notify))?,
-            recovery: Recovery { invalid_spi_recovery: raw.recovery.invalid_spi_recovery },
+            recovery: self.table("recovery", recovery(raw.recovery))?,
+            agent: agent(raw.agent),
             crypto: self.table("crypto", crypto(raw.crypto))?,
             sad: self.table("sad", sad(raw.sad))?,
             reassembly: self.table("reassembly", reassembly(raw.reassembly))?,
             ports: self.tables("port", raw.port, port)?,
             local: self.tables("local", raw.local, |raw| Ok(Local { address: address("address", &raw.address)? }))?,
-            peers: self.tables("peer", raw.peer, peer)?,
+            peers: self.tables("peer", raw.peer, RawPeer::check)?,
             sas: self.tables("sa", raw.sa, |raw| raw.validate())?,
             plugins: self.tables("plugin", raw.plugin, plugin)?,
         };
@@ -308,7 +308,7 @@ impl Checker<'_> {
 }
 
 /// A number within bounds, or the default.
-fn within<T: TryFrom<i64> + Display + PartialOrd>(
+pub(super) fn within<T: TryFrom<i64> + Display + PartialOrd>(
     field: &'static str,
     number: Option<i64>,
     bounds: RangeInclusive<T>,
@@ -366,6 +366,34 @@ fn notify(raw: RawNotify) -> Result<Notify, FieldError> {
     })
 }
 
+fn recovery(raw: RawRecovery) -> Result<Recovery, FieldError> {
+    let default = Recovery::default();
+    let recovery = Recovery {
+        invalid_spi_recovery: raw.invalid_spi_recovery,
+        budget_per_min: within("budget_per_min", raw.budget_per_min, 1..=1_000_000, default.budget_per_min)?,
+        // One recovery in the worst case needs 32.
+        budget_burst: within("budget_burst", raw.budget_burst, 32..=1_000_000, default.budget_burst)?,
+        back_off_s: within("back_off_s", raw.back_off_s, 1..=3600, default.back_off_s)?,
+        back_off_max_s: within("back_off_max_s", raw.back_off_max_s, 1..=86_400, default.back_off_max_s)?,
+        hint_interval_s: within("hint_interval_s", raw.hint_interval_s, 1..=86_400, default.hint_interval_s)?,
+        rekey_grace_s: within("rekey_grace_s", raw.rekey_grace_s, 0..=3600, default.rekey_grace_s)?,
+    };
+    if recovery.back_off_max_s < recovery.back_off_s {
+        let message = format_args!("is shorter than back_off_s = {}", recovery.back_off_s).to_string();
+        return Err(FieldError::new("back_off_max_s", message));
+    }
+    Ok(recovery)
+}
+
+fn agent(raw: RawAgent) -> Agent {
+    let default = Agent::default();
+    Agent {
+        socket: raw.socket.unwrap_or(default.socket),
+        delete_on_exit: raw.delete_on_exit.unwrap_or(default.delete_on_exit),
+        vici_socket: raw.vici_socket.unwrap_or(default.vici_socket),
+    }
+}
+
 fn crypto(raw: RawCrypto) -> Result<Crypto, FieldError> {
     let engine =
         raw.engine.map(|engine| engine.parse().map_err(|error| FieldError::new("engine", error))).transpose()?;
@@ -398,24 +426,6 @@ fn port(raw: RawPort) -> Result<Port, FieldError> {
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,
     })
-}
-
-fn peer(raw: RawPeer) -> Result<Peer, FieldError> {
-    let address = raw.address.map(|text| text.parse().map_err(|error| FieldError::new("address", error)));
-    let peer = Peer {
-        address: address.transpose()?,
-        kind: raw.kind.parse()?,
-        ike: raw.ike.parse()?,
-        name: raw.name,
-        psk_file: raw.psk_file,
-        local_id: raw.local_id,
-        remote_id: raw.remote_id,
-    };
-    if peer.kind.may_initiate() && peer.address.is_none() {
-        let message = format_args!("is missing; a peer of the kind {} has one", peer.kind).to_string();
-        return Err(FieldError::new("address", message));
-    }
-    Ok(peer)
 }
 
 fn plugin(raw: RawPlugin) -> Result<Plugin, FieldError> {

@@ -1,4 +1,5 @@
 //! What holds for every message, however odd.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
 

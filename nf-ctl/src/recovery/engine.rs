@@ -335,20 +335,24 @@ impl Engine {
         }
     }
 
-    /// nf-core has started anew, without the SAs that it had. Living IKE SAs get new CHILD_SAs: with the old keys the
-    /// packets that were taken before could be replayed.
-    pub fn sas_lost(&mut self, now: Instant) {
-        let mut sites = Vec::new();
-        for ike in self.ikes.values_mut().filter(|ike| !ike.children.is_empty()) {
-            ike.children.values_mut().for_each(|lost| *lost = true);
-            if !sites.contains(&ike.site) {
-                sites.push(ike.site);
-            }
+    /// nf-core has started anew: of the inbound SAs that it had only those that `kept` says are there. Living IKE SAs get
+    /// new CHILD_SAs: with the old keys the packets that were taken before could be replayed.
+    pub fn sas_lost(&mut self, now: Instant, kept: impl Fn(Spi) -> bool) {
+        for (spi, lost) in self.ikes.values_mut().flat_map(|ike| &mut ike.children) {
+            *lost = !kept(*spi);
         }
-        for site in sites {
-            if self.open(now, site).is_some_and(|recovery| recovery.phase == Phase::Idle) {
-                self.start(now, site, Trigger::SasLost, None);
-            }
+        self.handle_timeout(now);
+    }
+
+    /// The IKE SA with a peer is gone, but the peer doesn't know: the agent was started anew.
+    pub fn ike_lost(&mut self, now: Instant, peer: PeerId) {
+        let host = self.policy.peer(peer).and_then(PeerRule::host).filter(|_| self.policy.invalid_spi_recovery);
+        let Some(site) = host.map(|host| self.policy.site(peer, host, None)) else {
+            return;
+        };
+        let idle = self.open(now, site).is_some_and(|recovery| recovery.phase == Phase::Idle);
+        if idle && self.ike_of(site).is_none() {
+            self.start(now, site, Trigger::IkeLost, None);
         }
     }
 
@@ -388,9 +392,9 @@ impl Engine {
 
     /// Has what was postponed tried again, where its time has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for site in self.postponed().collect::<Vec<_>>() {
-            if self.wait(now, site).is_zero() {
-                self.start(now, site, Trigger::SasLost, None);
+        for (site, trigger) in self.postponed() {
+            if self.open(now, site).is_some() && self.wait(now, site).is_zero() {
+                self.start(now, site, trigger, None);
             }
         }
     }
@@ -398,16 +402,29 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has something to do. It may be called at any other time.
     pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
         // A site that only the budget keeps waiting is looked at again after a second.
-        self.postponed().map(|site| now + self.wait(now, site).max(Duration::from_secs(1))).min()
+        let waits = self.postponed().into_iter().map(|(site, _)| self.wait(now, site).max(Duration::from_secs(1)));
+        waits.min().map(|wait| now + wait)
     }
 
-    /// Sites with a CHILD_SA that nf-core has lost, and no recovery under way.
-    fn postponed(&self) -> impl Iterator<Item = Site> + '_ {
-        self.ikes
-            .values()
-            .filter(|ike| ike.children.values().any(|lost| *lost))
-            .map(|ike| ike.site)
-            .filter(|site| self.sites.get(site).is_none_or(|recovery| recovery.phase == Phase::Idle))
+    /// Sites that need a recovery though no packet calls for it, and have none under way: those with a CHILD_SA that
+    /// nf-core has lost, and those that are to be up always.
+    fn postponed(&self) -> Vec<(Site, Trigger)> {
+        let mut sites = Vec::new();
+        for ike in self.ikes.values().filter(|ike| ike.children.values().any(|lost| *lost)) {
+            if !sites.contains(&(ike.site, Trigger::SasLost)) {
+                sites.push((ike.site, Trigger::SasLost));
+            }
+        }
+        for (number, rule) in self.policy.peers.iter().enumerate().filter(|(_, rule)| rule.keep_up) {
+            let peer = PeerId(number);
+            if let Some(host) = rule.host()
+                && !self.ikes.values().any(|ike| ike.site.peer == peer)
+            {
+                sites.push((self.policy.site(peer, host, None), Trigger::KeepUp));
+            }
+        }
+        sites.retain(|(site, _)| self.sites.get(site).is_none_or(|recovery| recovery.phase == Phase::Idle));
+        sites
     }
 
     /// How an action ended, and how many messages it took.
@@ -631,7 +648,8 @@ impl Engine {
     /// Whether an IKE SA may be started to a site.
     fn may_initiate(&self, site: Site) -> bool {
         let is_host = self.policy.peer(site.peer).is_some_and(|rule| rule.host() == Some(site.address));
-        is_host && (self.policy.invalid_spi_recovery || self.trigger(site) == Trigger::ByHand)
+        let asked_for = matches!(self.trigger(site), Trigger::ByHand | Trigger::KeepUp);
+        is_host && (self.policy.invalid_spi_recovery || asked_for)
     }
 
     /// What the recovery of a site was started by.

@@ -17,6 +17,10 @@ pub enum Trigger {
     InvalidSpi(Spi),
     /// nf-core started anew, without the SAs that it had.
     SasLost,
+    /// The agent started anew, without the IKE SAs that it had.
+    IkeLost,
+    /// The peer is to be up always, and isn't.
+    KeepUp,
     /// The operator.
     ByHand,
 }
@@ -26,6 +30,8 @@ impl fmt::Display for Trigger {
         match self {
             Trigger::InvalidSpi(spi) => write!(f, "invalid SPI {spi}"),
             Trigger::SasLost => f.write_str("nf-core lost its SAs"),
+            Trigger::IkeLost => f.write_str("the agent lost its IKE SAs"),
+            Trigger::KeepUp => f.write_str("start = \"always\""),
             Trigger::ByHand => f.write_str("by hand"),
         }
     }

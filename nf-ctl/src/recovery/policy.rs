@@ -44,6 +44,8 @@ pub struct PeerRule {
     pub address: Option<Prefix>,
     /// The address of ours that it speaks to; any if not given.
     pub local_address: Option<IpAddr>,
+    /// Whether an IKE SA is started whenever there is none: `start = "always"`.
+    pub keep_up: bool,
 }
 
 impl PeerRule {

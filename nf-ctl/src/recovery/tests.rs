@@ -42,7 +42,7 @@ struct Bench {
 impl Bench {
     fn new(kind: PeerKind, recovery: bool) -> Bench {
         let address = if kind.may_initiate() { PEER.to_owned() } else { "198.51.100.0/24".to_owned() };
-        let rule = PeerRule { kind, address: Some(address.parse().unwrap()), local_address: None };
+        let rule = PeerRule { kind, address: Some(address.parse().unwrap()), local_address: None, keep_up: false };
         Bench::with(vec![rule], recovery)
     }
 
@@ -241,8 +241,12 @@ fn an_unknown_source_gets_nothing() {
     assert_eq!(bench.engine.journal().entries().len(), 1);
     assert_eq!(bench.last(), "none: the source is no [[peer]]: counted, never answered");
     // A peer that is known by an address of ours only counts there.
-    let rule =
-        PeerRule { kind: PeerKind::Svti, address: Some(PEER.parse().unwrap()), local_address: Some(ip("192.0.2.99")) };
+    let rule = PeerRule {
+        kind: PeerKind::Svti,
+        address: Some(PEER.parse().unwrap()),
+        local_address: Some(ip("192.0.2.99")),
+        keep_up: false,
+    };
     let mut bench = Bench::with(vec![rule], true);
     assert_eq!(bench.invalid(0x2000), []);
 }
@@ -286,7 +290,7 @@ fn nf_core_without_its_sas_gets_them_anew_over_each_living_ike_sa() {
     bench.established(1, 0x1000);
     bench.engine.child_up(IkeId(1), Spi(0x1001));
     let site = bench.site();
-    bench.engine.sas_lost(bench.now);
+    bench.engine.sas_lost(bench.now, |_| false);
     assert_eq!(bench.actions(), check(site, 1));
     assert_eq!(bench.done(), make(site, 1, Some(0x1000)));
     // Packets on the lost SPIs join in, and are no strangers to be deleted.
@@ -306,7 +310,7 @@ fn a_lost_child_sa_is_tried_again_by_time_alone() {
     let mut bench = Bench::new(PeerKind::DynamicMap, false);
     bench.established(1, 0x1000);
     let site = bench.site();
-    bench.engine.sas_lost(bench.now);
+    bench.engine.sas_lost(bench.now, |_| false);
     assert_eq!(bench.actions(), check(site, 1));
     bench.done();
     assert_eq!(bench.outcome(Outcome::Failed("TEMPORARY_FAILURE".into())), []);
@@ -352,6 +356,49 @@ fn hosts_behind_one_nat_are_told_apart_by_port() {
     bench.engine.invalid_spi(bench.now, packet);
     let [Action::CheckLiveness { ike, .. }] = bench.actions()[..] else { panic!("no check") };
     assert_eq!(ike, IkeId(2));
+}
+
+#[test]
+fn what_nf_core_has_kept_needs_nothing() {
+    let mut bench = Bench::new(PeerKind::Svti, true);
+    bench.established(1, 0x1000);
+    bench.engine.sas_lost(bench.now, |spi| spi == Spi(0x1000));
+    assert_eq!(bench.actions(), []);
+}
+
+#[test]
+fn a_peer_that_is_to_be_up_is_started_and_started_again() {
+    let rule =
+        PeerRule { kind: PeerKind::Svti, address: Some(PEER.parse().unwrap()), local_address: None, keep_up: true };
+    let mut bench = Bench::with(vec![rule], false);
+    let site = bench.site();
+    let mut starts = Vec::new();
+    for second in 0..20 {
+        bench.engine.handle_timeout(bench.now);
+        if !bench.actions().is_empty() {
+            starts.push(second);
+            bench.outcome(Outcome::NoAnswer("silence".into()));
+        }
+        bench.pass(1);
+    }
+    assert_eq!(starts, [0, 1, 3, 7, 15]);
+    bench.established(1, 0x1000);
+    bench.engine.handle_timeout(bench.now);
+    assert_eq!((bench.actions(), bench.engine.next_timeout(bench.now)), (vec![], None));
+    bench.engine.ike_down(bench.now, IkeId(1));
+    bench.engine.handle_timeout(bench.now);
+    assert_eq!(bench.actions(), [Action::Initiate { site }]);
+}
+
+#[test]
+fn an_agent_that_starts_anew_starts_ike_anew_where_it_may() {
+    for (kind, recovery, wanted) in
+        [(PeerKind::Svti, true, 1), (PeerKind::Svti, false, 0), (PeerKind::DynamicMap, true, 0)]
+    {
+        let mut bench = Bench::new(kind, recovery);
+        bench.engine.ike_lost(bench.now, PeerId(0));
+        assert_eq!(bench.actions().len(), wanted, "{kind} {recovery}");
+    }
 }
 
 /// What may happen, in any order.
@@ -417,7 +464,12 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn peers() -> Vec<PeerRule> {
-    let rule = |kind, address: &str| PeerRule { kind, address: Some(address.parse().unwrap()), local_address: None };
+    let rule = |kind, address: &str| PeerRule {
+        kind,
+        address: Some(address.parse().unwrap()),
+        local_address: None,
+        keep_up: false,
+    };
     vec![
         rule(PeerKind::Svti, "198.51.100.1"),
         rule(PeerKind::DynamicMap, "198.51.100.128/25"),
@@ -571,7 +623,7 @@ impl World {
                     engine.child_down(now, ike, spi);
                 }
             }
-            Happening::Restart => engine.sas_lost(now),
+            Happening::Restart => engine.sas_lost(now, |spi| spi.0 % 2 == 0),
             Happening::ByHand { peer } => {
                 self.by_hand.push(peer);
                 let _ = engine.recover(now, PeerId(peer));

@@ -64,7 +64,7 @@ pub enum Problem {
         found: usize,
     },
     /// A length field can't be right.
-    #[error("a length of {declared} octets is declared where {least} to {there} are possible")]
+    #[error("a length of {declared} octets is declared where {}", possible(*least, *there))]
     Length {
         /// What the field says.
         declared: u32,
@@ -119,9 +119,13 @@ pub enum Problem {
     },
 }
 
-/// What can't be sent, as it doesn't fit into the field that counts it.
+fn possible(least: usize, there: usize) -> String {
+    if least == there { format!("{there} are there") } else { format!("{least} to {there} are possible") }
+}
+
+/// What can't be sent, as the field that counts it can't say so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("can't send {count} of {what}: the limit is {limit}")]
+#[error("can't send {count} {what}: the limit is {limit}")]
 pub struct EmitError {
     /// What there is too much of.
     pub what: &'static str,

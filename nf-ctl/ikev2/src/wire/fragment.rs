@@ -148,3 +148,69 @@ impl Partial {
         Chain { first: self.first, octets }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u16, total: u16) -> FragmentId {
+        FragmentId::new(number, total).unwrap()
+    }
+
+    /// Adds a fragment of message 1 whose content is its number, as often as `total`.
+    fn add(reassembly: &mut Reassembly, number: u16, total: u16) -> Result<Option<Chain>, Unwanted> {
+        let first = if number == 1 { PayloadType::IDI } else { PayloadType::NONE };
+        reassembly.add(MessageId(1), id(number, total), first, &vec![number as u8; total.into()])
+    }
+
+    fn whole(octets: &[u8]) -> Result<Option<Chain>, Unwanted> {
+        Ok(Some(Chain { first: PayloadType::IDI, octets: octets.to_vec() }))
+    }
+
+    #[test]
+    fn a_message_is_whole_in_any_order() {
+        let mut reassembly = Reassembly::default();
+        assert_eq!(add(&mut reassembly, 3, 3), Ok(None));
+        assert_eq!(add(&mut reassembly, 1, 3), Ok(None));
+        assert_eq!(add(&mut reassembly, 1, 3), Err(Unwanted::Duplicate(id(1, 3))));
+        assert_eq!(add(&mut reassembly, 2, 3), whole(&[1, 1, 1, 2, 2, 2, 3, 3, 3]));
+        // Nothing is left of it.
+        assert_eq!(add(&mut reassembly, 2, 3), Ok(None));
+        reassembly.clear();
+        assert_eq!(add(&mut reassembly, 1, 1), whole(&[1]));
+    }
+
+    #[test]
+    fn a_finer_cut_pushes_out_a_coarser_one() {
+        let mut reassembly = Reassembly::default();
+        assert_eq!(add(&mut reassembly, 1, 2), Ok(None));
+        assert_eq!(add(&mut reassembly, 3, 3), Ok(None));
+        // What remains of the coarser one is late.
+        let late = Unwanted::FewerInAll { fragment: id(2, 2), total: 3 };
+        assert_eq!(reassembly.check(MessageId(1), id(2, 2)), Err(late));
+        assert_eq!(add(&mut reassembly, 2, 2), Err(late));
+        assert_eq!(add(&mut reassembly, 1, 3), Ok(None));
+        assert_eq!(add(&mut reassembly, 2, 3), whole(&[1, 1, 1, 2, 2, 2, 3, 3, 3]));
+    }
+
+    #[test]
+    fn another_message_pushes_out_what_is_there() {
+        let mut reassembly = Reassembly::default();
+        assert_eq!(add(&mut reassembly, 1, 2), Ok(None));
+        assert_eq!(reassembly.add(MessageId(2), id(2, 2), PayloadType::NONE, &[9]), Ok(None));
+        assert_eq!(add(&mut reassembly, 2, 2), Ok(None));
+        assert_eq!(add(&mut reassembly, 1, 2), whole(&[1, 1, 2, 2]));
+    }
+
+    #[test]
+    fn fragments_and_octets_are_limited() {
+        let mut reassembly = Reassembly::new(5);
+        let many = id(1, MAX_FRAGMENTS + 1);
+        let error = Unwanted::TooMany { fragment: many, limit: MAX_FRAGMENTS };
+        assert_eq!(reassembly.check(MessageId(1), many), Err(error));
+        assert_eq!(add(&mut reassembly, 1, 3), Ok(None));
+        assert_eq!(add(&mut reassembly, 2, 3), Err(Unwanted::TooLong { fragment: id(2, 3), limit: 5 }));
+        // All of it was dropped, so the first is none that was there already.
+        assert_eq!(add(&mut reassembly, 1, 3), Ok(None));
+    }
+}

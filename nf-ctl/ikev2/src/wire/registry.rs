@@ -65,6 +65,7 @@ registry! {
         GSA_AUTH = 39,
         GSA_REGISTRATION = 40,
         GSA_REKEY = 41,
+        GSA_INBAND_REKEY = 42,
         IKE_INTERMEDIATE = 43,
         IKE_FOLLOWUP_KE = 44,
     }
@@ -342,6 +343,17 @@ registry! {
         INTERNAL_IP4_SUBNET = 13,
         SUPPORTED_ATTRIBUTES = 14,
         INTERNAL_IP6_SUBNET = 15,
+        MIP6_HOME_PREFIX = 16,
+        INTERNAL_IP6_LINK = 17,
+        INTERNAL_IP6_PREFIX = 18,
+        HOME_AGENT_ADDRESS = 19,
+        P_CSCF_IP4_ADDRESS = 20,
+        P_CSCF_IP6_ADDRESS = 21,
+        FTT_KAT = 22,
+        EXTERNAL_SOURCE_IP4_NAT_INFO = 23,
+        TIMEOUT_PERIOD_FOR_LIVENESS_CHECK = 24,
+        INTERNAL_DNS_DOMAIN = 25,
+        INTERNAL_DNSSEC_TA = 26,
     }
 }
 

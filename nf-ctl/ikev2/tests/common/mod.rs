@@ -1,5 +1,7 @@
-//! Arbitrary messages.
+//! Arbitrary messages, and recorded ones.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part")]
+
+pub mod recording;
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
