@@ -4,13 +4,15 @@
 mod common;
 mod lab;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lab::charon::Charon as Daemon;
 use lab::connection::{Auth, Connection, Side};
 use lab::{HEAD, Lab, PATIENCE};
 use nf_ctl::backend::{BackendError, ChildState, Event, IkeBackend, IkeSa, IkeState};
+use nf_ctl::detect;
 use nf_ctl::vici::{Charon, Events};
 
 fn at_head() -> IpAddr {
@@ -190,4 +192,38 @@ fn failures_have_their_reason() {
     // It is found again when it is back.
     head.restart(&lab.head);
     assert_eq!(charon.sas(None).unwrap(), []);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_living_daemon_is_found_with_its_identities() {
+    let lab = Lab::new();
+    let (_peer, mut head) = pair(&lab, 2);
+    // The namespace is seen through the daemon's own eyes: this process lives in another.
+    let network = PathBuf::from(format!("/proc/{}/net", head.pid()));
+    let found = detect::find(&network, &[]).unwrap();
+    let [daemon] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((daemon.pid, daemon.program.as_deref()), (Some(head.pid()), Some("charon")));
+    assert_eq!(daemon.vici.as_deref(), Some(head.vici_socket().as_path()));
+    for port in [500, 4500] {
+        assert!(daemon.udp.contains(&SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)), "{:?}", daemon.udp);
+    }
+
+    let ours = detect::Endpoint { local: at_head(), local_id: "hub.example", remote_id: "branch.example" };
+    let identity = detect::conflict(&found, ours).unwrap().to_string();
+    let wanted = format!("charon (pid {}) speaks IKE as `hub.example` with `branch.example`", head.pid());
+    assert!(identity.starts_with(&wanted) && identity.contains("connection = \"gw\""), "{identity}");
+    let other = detect::Endpoint { remote_id: "other.example", ..ours };
+    let port = detect::conflict(&found, other).unwrap().to_string();
+    assert!(port.starts_with(&format!("charon (pid {}) holds UDP 0.0.0.0:500: stop it", head.pid())), "{port}");
+
+    // In a network namespace of its own a daemon holds no port of ours, but its identity all the same.
+    let elsewhere = detect::find(Path::new(detect::OWN_NETWORK), &[head.vici_socket()]).unwrap();
+    let identity = detect::conflict(&elsewhere, ours).unwrap();
+    assert!(matches!(identity, detect::Conflict::Identity { .. }), "{identity}");
+
+    head.kill();
+    let socket = head.vici_socket();
+    let gone = detect::find(Path::new(detect::OWN_NETWORK), std::slice::from_ref(&socket)).unwrap();
+    assert!(gone.iter().all(|daemon| daemon.vici.as_ref() != Some(&socket)), "{gone:?}");
 }
