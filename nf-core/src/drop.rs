@@ -239,6 +239,14 @@ drop_reasons! {
         "A plugin refused the packet by its own policy."
         "A policer or filter that is bound to a gate."
         "`nf-ctl plugin list` shows what is bound.";
+    LarvalTimeout 217 NF_LARVAL_SA_TIMEOUT Input
+        "The packet came early, on an SPI that was reserved, and its SA did not come in time."
+        "IKE gave the negotiation up after it had told the peer the SPI, or takes longer than `[sad] larval_age_ms`."
+        "Look at the IKE log of that time; where IKE is merely slow, raise `[sad] larval_age_ms`.";
+    LarvalFull 218 NF_LARVAL_QUEUE_FULL Input
+        "The packet came early, on an SPI that was reserved, and no more could be held."
+        "The peer sends at a high rate before IKE has installed the SA, or somebody floods a reserved SPI."
+        "Raise `[sad] larval_spi_packets`, `larval_packets` or `larval_octets`, and `[eal] mbufs` with them.";
 }
 
 impl DropReason {

@@ -138,11 +138,12 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
     let mut out = String::new();
     line!(
         out,
-        "{:<23} {:<24} {:<24} {:<9} {:<30} {:>12} {:>14}",
+        "{:<23} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  peer",
         "SPI",
         "source",
         "destination",
         "mode",
+        "state",
         "transform",
         "packets",
         "octets"
@@ -150,17 +151,27 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
     for sa in list {
         line!(
             out,
-            "{:<23} {:<24} {:<24} {:<9} {:<30} {:>12} {:>14}",
+            "{:<23} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  {}",
             sa.spi.to_string(),
-            sa.src.to_string(),
+            source(sa),
             sa.dst.to_string(),
-            sa.mode,
-            sa.transform,
+            or_dash(&sa.mode),
+            sa.state,
+            or_dash(&sa.transform),
             sa.totals.packets,
-            sa.totals.octets
+            sa.totals.octets,
+            or_dash(sa.peer.as_deref().unwrap_or_default())
         );
     }
     out
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+fn source(sa: &SaReport) -> String {
+    sa.src.map_or_else(|| "any".to_owned(), |src| src.to_string())
 }
 
 /// `sa show`
@@ -168,7 +179,16 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     let mut out = String::new();
     let networks = |list: &[String]| if list.is_empty() { "any".to_owned() } else { list.join(", ") };
     line!(out, "spi: {}", sa.spi);
-    line!(out, "  src {} dst {}, {} mode, encapsulation {}", sa.src, sa.dst, sa.mode, sa.encap);
+    if let Some(peer) = &sa.peer {
+        line!(out, "  peer: {peer}");
+    }
+    // Of a larval SA there is nothing else to tell.
+    if sa.transform.is_empty() {
+        line!(out, "  src {} dst {}", source(sa), sa.dst);
+        line!(out, "  state: {}, reserved {} s ago", sa.state, sa.age_s);
+        return out;
+    }
+    line!(out, "  src {} dst {}, {} mode, encapsulation {}", source(sa), sa.dst, sa.mode, sa.encap);
     line!(out, "  transform: {}{}", sa.transform, if sa.esn { ", extended sequence numbers" } else { "" });
     line!(out, "  selectors: src {}; dst {}", networks(&sa.selectors.src), networks(&sa.selectors.dst));
     line!(out, "  state: {}, installed {} s ago", sa.state, sa.age_s);

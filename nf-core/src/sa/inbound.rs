@@ -1,7 +1,7 @@
 //! An inbound SA as the cores use it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,10 @@ pub struct Sa {
     /// Verifies and decrypts.
     pub opener: Box<dyn Opener>,
     counters: Box<[SaCounters]>,
+    /// Whether an authentic packet has come.
+    used: AtomicBool,
+    /// Where the newest authentic packet came from, as [`fingerprint`]; 0 before the first.
+    source: AtomicU64,
 }
 
 impl Sa {
@@ -58,7 +62,27 @@ impl Sa {
             window: ReplayWindow::new(params.replay_window, params.transform.esn()),
             opener: engine.prepare(&params.transform)?,
             counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
+            used: AtomicBool::new(false),
+            source: AtomicU64::new(0),
         })
+    }
+
+    /// Notes that an authentic packet has come; true for the first one.
+    #[inline]
+    pub fn note_use(&self) -> bool {
+        !self.used.load(Relaxed) && !self.used.swap(true, Relaxed)
+    }
+
+    /// Whether an authentic packet has come.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// Notes where the newest authentic packet came from; true where that is new, as it is for the first one.
+    #[inline]
+    pub fn note_source(&self, address: IpAddr, port: Option<u16>) -> bool {
+        let source = fingerprint(address, port);
+        self.source.load(Relaxed) != source && self.source.swap(source, Relaxed) != source
     }
 
     /// The counters that a core writes.
@@ -78,6 +102,21 @@ impl Sa {
             refused: sum.refused + core.refused.get(),
         })
     }
+}
+
+/// An address and a port as a number that isn't 0: exact for IPv4. Two of IPv6 share one with a probability of 2^-63, and
+/// then a change of address goes unreported, no more.
+#[inline]
+fn fingerprint(address: IpAddr, port: Option<u16>) -> u64 {
+    let port = u64::from(port.unwrap_or(0));
+    let number = match address {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()) << 16 | port,
+        IpAddr::V6(v6) => {
+            let product = (v6.to_bits() ^ u128::from(port)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+            (product >> 64) as u64 ^ product as u64
+        }
+    };
+    number | 1 << 63
 }
 
 impl std::fmt::Debug for Sa {

@@ -1,0 +1,53 @@
+//! Octets that are nobody else's business.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// A key, a shared secret or what keys are made of: wiped when dropped, and never printed.
+#[derive(Clone, Default)]
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes the octets over; the vector isn't copied.
+    pub fn new(octets: Vec<u8>) -> Self {
+        Secret(Zeroizing::new(octets))
+    }
+
+    /// The octets, for whoever computes with them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// How many octets there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&[u8]> for Secret {
+    fn from(octets: &[u8]) -> Self {
+        Secret::new(octets.to_vec())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} octets)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_the_length_alone() {
+        assert_eq!(format!("{:?}", Secret::from(&b"hunter2"[..])), "Secret(7 octets)");
+    }
+}

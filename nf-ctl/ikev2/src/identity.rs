@@ -1,0 +1,147 @@
+//! Who a peer is: the names that IDi and IDr payloads carry (RFC 7296 3.5).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::wire::{Id, IdType};
+
+/// An identity of ours or of a peer's.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Identity(Id<'static>);
+
+/// Why a text isn't an identity.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("identity '{text}': {problem}")]
+pub struct IdentityError {
+    text: String,
+    problem: &'static str,
+}
+
+impl Identity {
+    /// The identity in an ID payload.
+    pub(crate) fn from_wire(id: &Id<'_>) -> Self {
+        Identity(id.clone().into_owned())
+    }
+
+    /// For the ID payload.
+    pub(crate) fn to_wire(&self) -> Id<'static> {
+        self.0.clone()
+    }
+
+    /// An address.
+    pub fn address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Identity(Id::new(IdType::IPV4_ADDR, address.octets().to_vec())),
+            IpAddr::V6(address) => Identity(Id::new(IdType::IPV6_ADDR, address.octets().to_vec())),
+        }
+    }
+
+    /// A distinguished name, DER.
+    pub fn distinguished_name(der: &[u8]) -> Self {
+        Identity(Id::new(IdType::DER_ASN1_DN, der.to_vec()))
+    }
+
+    /// What kind of name it is.
+    pub fn kind(&self) -> IdType {
+        self.0.kind
+    }
+
+    /// The name's octets, as on the wire.
+    pub fn data(&self) -> &[u8] {
+        &self.0.data
+    }
+
+    /// True where both are the same name. Domain names are compared without case, as is the domain of an email address.
+    pub fn matches(&self, other: &Identity) -> bool {
+        match self.kind() {
+            kind if kind != other.kind() => false,
+            IdType::FQDN | IdType::RFC822_ADDR => self.data().eq_ignore_ascii_case(other.data()),
+            _ => self.data() == other.data(),
+        }
+    }
+}
+
+impl FromStr for Identity {
+    type Err = IdentityError;
+
+    /// As strongSwan reads them: an address, `user@example.org`, `vpn.example.org` or `@vpn.example.org`, `@#0a0b0c` for
+    /// a key ID in hex; `fqdn:`, `email:`, `keyid:` in front of a text force its kind.
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        let error = |problem| IdentityError { text: text.to_owned(), problem };
+        let id = |kind, name: &str| {
+            if name.is_empty() {
+                Err(error("it is empty"))
+            } else {
+                Ok(Identity(Id::new(kind, name.as_bytes().to_vec())))
+            }
+        };
+        if let Ok(address) = text.parse() {
+            return Ok(Identity::address(address));
+        }
+        if let Some(hex) = text.strip_prefix("@#") {
+            let octets = hex_octets(hex).ok_or_else(|| error("give the key ID after '@#' as pairs of hex digits"))?;
+            return Ok(Identity(Id::new(IdType::KEY_ID, octets)));
+        }
+        match text.split_once(':') {
+            Some(("fqdn", name)) => return id(IdType::FQDN, name),
+            Some(("email", name)) => return id(IdType::RFC822_ADDR, name),
+            Some(("keyid", name)) => return id(IdType::KEY_ID, name),
+            _ => {}
+        }
+        if let Some(name) = text.strip_prefix('@') {
+            return id(IdType::FQDN, name);
+        }
+        if text.contains('@') { id(IdType::RFC822_ADDR, text) } else { id(IdType::FQDN, text) }
+    }
+}
+
+fn hex_octets(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.is_empty() || !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(text: &str) -> Identity {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn kinds_follow_from_the_text() {
+        for (text, kind) in [
+            ("10.0.0.1", IdType::IPV4_ADDR),
+            ("2001:db8::1", IdType::IPV6_ADDR),
+            ("vpn.example.org", IdType::FQDN),
+            ("@vpn.example.org", IdType::FQDN),
+            ("user@example.org", IdType::RFC822_ADDR),
+            ("@#00ff", IdType::KEY_ID),
+            ("keyid:branch 7", IdType::KEY_ID),
+            ("fqdn:10.0.0.1", IdType::FQDN),
+        ] {
+            assert_eq!(identity(text).kind(), kind, "{text}");
+        }
+        assert_eq!(identity("@#00ff").data(), [0, 0xff]);
+        for bad in ["", "@", "@#0", "@#", "@#zz", "email:"] {
+            assert!(bad.parse::<Identity>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_match_without_case_and_never_across_kinds() {
+        assert!(identity("VPN.example.org").matches(&identity("@vpn.EXAMPLE.org")));
+        assert!(!identity("fqdn:10.0.0.1").matches(&identity("10.0.0.1")));
+        assert!(!identity("keyid:a").matches(&identity("keyid:A")));
+    }
+}
