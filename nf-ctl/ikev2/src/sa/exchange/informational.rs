@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Exchange;
-use crate::context::Cx;
+use crate::context::{Action, Cx};
 use crate::event::{ChildDownReason, CommandId, Event, Failure, Notice, Outcome};
 use crate::qcd;
 use crate::sa::child::ChildState;
@@ -57,6 +57,11 @@ pub(crate) fn liveness(sa: &mut IkeSa, cx: &mut Cx<'_>, command: Option<CommandI
     send(sa, cx, Vec::new(), Informational::Liveness { command });
 }
 
+pub(crate) fn token(sa: &mut IkeSa, cx: &mut Cx<'_>) {
+    let payloads = qcd::token_payload(cx.config, sa.spi_i, sa.spi_r).into_iter().collect();
+    send(sa, cx, payloads, Informational::Liveness { command: None });
+}
+
 pub(crate) fn invalid_spi(sa: &mut IkeSa, cx: &mut Cx<'_>, spi: ChildSpi, command: Option<CommandId>) {
     send(sa, cx, vec![Payload::Notify(Notify::invalid_spi(spi))], Informational::InvalidSpi { command });
 }
@@ -108,12 +113,16 @@ pub(crate) fn respond(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) {
             answer.push(Payload::Delete(Delete::Children { protocol: ProtocolId::ESP, spis: paired }));
         }
     }
+    if let Some(token) = qcd::token_of(request) {
+        sa.peer.qcd_token = Some(token);
+    }
     for spi in request.notifies(NotifyType::INVALID_SPI).filter_map(Notify::spi_of_packet) {
         cx.event(Event::Notice(Notice::PeerMissesSpi { ike: sa.id, spi }));
     }
     sa.respond(cx, ExchangeType::INFORMATIONAL, answer);
     if let Some(reason) = closed {
-        sa.close(cx, reason);
+        super::rekey_ike::yield_to_peer(sa, cx);
+        cx.action(Action::Close(sa.id, reason));
     }
 }
 
