@@ -153,6 +153,14 @@ impl IkeSa {
         }
     }
 
+    /// The SPI of a successor that we have asked the peer for.
+    pub fn offered_spi(&self) -> Option<IkeSpi> {
+        match &self.outstanding.as_ref()?.exchange {
+            Exchange::RekeyIke(rekey) => Some(rekey.spi),
+            _ => None,
+        }
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }

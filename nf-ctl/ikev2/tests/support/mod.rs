@@ -342,6 +342,15 @@ impl Net {
     }
 }
 
+impl Drop for Net {
+    /// A test that fails shows what happened before.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.history(200));
+        }
+    }
+}
+
 pub fn config(seed: u64) -> EndpointConfig {
     EndpointConfig { qcd_secret: Some(Secret::new(vec![seed as u8; 32])), ..EndpointConfig::default() }
 }

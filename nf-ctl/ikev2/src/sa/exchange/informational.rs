@@ -133,7 +133,12 @@ fn delete_of_peer(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) -> Ve
     for delete in request.deletes() {
         let Delete::Children { protocol: ProtocolId::ESP, spis } = delete else { continue };
         for spi in spis {
-            let Some(child) = sa.children.iter().find(|child| child.outbound == *spi) else { continue };
+            let Some(child) = sa.children.iter().find(|child| child.outbound == *spi) else {
+                if let Some(Exchange::Create(create)) = sa.outstanding.as_mut().map(|request| &mut request.exchange) {
+                    create.note_deleted(*spi);
+                }
+                continue;
+            };
             let (inbound, state) = (child.inbound, child.state);
             if state != ChildState::Deleting {
                 paired.push(inbound);
