@@ -7,6 +7,7 @@ use crate::drop::DropReason;
 use crate::lanes::{BURST, Lane, Lanes};
 use crate::packet::Packet;
 use crate::plugin::Gate;
+use crate::sa::larval::ReservationId;
 use crate::types::PortIndex;
 
 /// What becomes of a packet. Each gets exactly one fate besides `Pending`.
@@ -22,6 +23,9 @@ pub enum Fate {
     Dropped(DropReason),
     /// A fragment for the reassembler, which owns its buffer from here on.
     Reassemble,
+    /// Early on a larval SPI: held by whoever owns the buffer, under [`Batch::reservation`], and sent through
+    /// [`Core::resume`](crate::core::Core::resume) when the SA has matured.
+    Hold,
 }
 
 /// A burst of packets. Reused by nobody: it lives as long as the borrow of the packets' buffers.
@@ -33,6 +37,8 @@ pub struct Batch<'p> {
     waiting: [Lanes; Gate::COUNT],
     /// The lanes that a plugin has sent, dropped or consumed since the last look.
     moved: Lanes,
+    /// The lanes that are held, and for which reservation.
+    held: ArrayVec<(Lane, ReservationId), BURST>,
 }
 
 impl Default for Batch<'_> {
@@ -42,6 +48,7 @@ impl Default for Batch<'_> {
             fates: [Fate::Pending; BURST],
             waiting: [Lanes::NONE; Gate::COUNT],
             moved: Lanes::NONE,
+            held: ArrayVec::new(),
         }
     }
 }
@@ -112,6 +119,21 @@ impl<'p> Batch<'p> {
     #[inline]
     pub fn reassemble(&mut self, lane: Lane) {
         self.settle(lane, Fate::Reassemble);
+    }
+
+    /// Has the packet held until a reservation's SA has matured. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn hold(&mut self, lane: Lane, reservation: ReservationId) {
+        if self.fate(lane) == Fate::Pending {
+            self.settle(lane, Fate::Hold);
+            // A lane is settled once, so there is room.
+            let _ = self.held.try_push((lane, reservation));
+        }
+    }
+
+    /// What a packet with [`Fate::Hold`] waits for.
+    pub fn reservation(&self, lane: Lane) -> Option<ReservationId> {
+        self.held.iter().find(|(held, _)| *held == lane).map(|(_, reservation)| *reservation)
     }
 
     /// Sends the packet to a gate. A packet whose fate is sealed keeps it.

@@ -7,20 +7,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 
 use crate::batch::{Batch, Fate};
 use crate::classify;
 use crate::counters::CoreCounters;
 use crate::drop::DropReason;
-use crate::event::EventSender;
+use crate::event::{Event, EventSender};
 use crate::forward;
 use crate::lanes::Lanes;
 use crate::net::Net;
 use crate::notify::CoreLimiter;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
 use crate::sa::inbound::{Sa, SaKey};
-use crate::sa::table::SaTable;
+use crate::sa::larval::{Reservation, Settled};
+use crate::sa::table::{Installed, SaTable};
 use crate::types::{CoreId, Nanos};
 use crate::wire;
 
@@ -38,6 +40,10 @@ pub enum Command {
     DeleteSa(SaKey),
     /// Forgets a deleted SA's key.
     ForgetSa(SaKey),
+    /// Reserves an SPI for an SA that is on its way.
+    Reserve(Reservation),
+    /// Ends a reservation that has not become an SA.
+    Release(Reservation),
     /// Takes new ports and addresses.
     SetNet(Arc<Net>),
     /// Takes new bindings.
@@ -102,6 +108,16 @@ pub struct CoreCx<'c> {
     pub limiter: &'c mut CoreLimiter,
 }
 
+impl CoreCx<'_> {
+    /// Tells the control thread something; counts it as lost where the queue is full.
+    #[inline]
+    pub fn tell(&mut self, event: Event) {
+        if !self.events.send(event) {
+            self.counters.event_lost();
+        }
+    }
+}
+
 /// A worker core.
 pub struct Core {
     id: CoreId,
@@ -111,6 +127,17 @@ pub struct Core {
     events: EventSender,
     limiter: CoreLimiter,
     link: Arc<Link>,
+    /// The reservations that the last commands ended.
+    settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
+}
+
+/// Where a burst enters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// Received just now.
+    Ingress,
+    /// Held at the gate esp-input.
+    EspInput,
 }
 
 impl Core {
@@ -124,6 +151,7 @@ impl Core {
             events,
             limiter: CoreLimiter::default(),
             link,
+            settled: ArrayVec::new(),
         }
     }
 
@@ -132,8 +160,9 @@ impl Core {
         &self.link.counters
     }
 
-    /// Applies what the control thread has sent; call it between bursts.
+    /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it.
     pub fn poll_commands(&mut self) {
+        self.settled.clear();
         for _ in 0..COMMANDS_PER_POLL {
             // Each command gives back one thing at most. Without room for it the command waits.
             if self.link.retired.is_full() {
@@ -151,6 +180,12 @@ impl Core {
         }
     }
 
+    /// The reservations that the last [`Core::poll_commands`] has ended, in order. Whoever holds packets for them acts on
+    /// it before the next burst: so they come out in front of later ones.
+    pub fn take_settled(&mut self) -> ArrayVec<Settled, COMMANDS_PER_POLL> {
+        std::mem::take(&mut self.settled)
+    }
+
     /// Applies a command before the core runs, when it may still free what is replaced.
     pub fn apply_at_start(&mut self, command: Command) {
         drop(self.apply(command));
@@ -159,12 +194,26 @@ impl Core {
     fn apply(&mut self, command: Command) -> Option<Retired> {
         match command {
             Command::InstallSa(sa) => match self.sad.install(sa) {
-                Ok(replaced) => replaced.map(Retired::Sa),
+                Ok(Installed { replaced, matured }) => {
+                    self.settle(matured.map(Settled::Matured));
+                    replaced.map(Retired::Sa)
+                }
                 Err(refused) => {
                     self.link.refused.fetch_add(1, Ordering::Relaxed);
                     Some(Retired::Sa(refused))
                 }
             },
+            Command::Reserve(reservation) => {
+                if !self.sad.reserve(&reservation) {
+                    self.link.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                None
+            }
+            Command::Release(reservation) => {
+                self.sad.release(&reservation);
+                self.settle(Some(Settled::Gone(reservation.id)));
+                None
+            }
             Command::DeleteSa(key) => self.sad.delete(&key).map(Retired::Sa),
             Command::ForgetSa(key) => {
                 self.sad.forget(&key);
@@ -176,9 +225,25 @@ impl Core {
         }
     }
 
+    fn settle(&mut self, settled: Option<Settled>) {
+        // A command settles one at most, and there is room for each of a poll's.
+        if let Some(settled) = settled {
+            let _ = self.settled.try_push(settled);
+        }
+    }
+
     /// Takes a burst from ingress to each packet's fate, and books what is consumed and dropped. The caller books what
-    /// it receives, and what becomes of packets with [`Fate::Send`] and [`Fate::Reassemble`].
+    /// it receives, and what becomes of packets with [`Fate::Send`], [`Fate::Reassemble`] and [`Fate::Hold`].
     pub fn process(&mut self, now: Nanos, batch: &mut Batch<'_>) {
+        self.run(Entry::Ingress, now, batch);
+    }
+
+    /// Takes packets that had [`Fate::Hold`] on to their fate, as [`Core::process`] does, from where they were held.
+    pub fn resume(&mut self, now: Nanos, batch: &mut Batch<'_>) {
+        self.run(Entry::EspInput, now, batch);
+    }
+
+    fn run(&mut self, entry: Entry, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
         let link = Arc::clone(&self.link);
         let net = Arc::clone(&self.net);
@@ -193,11 +258,15 @@ impl Core {
         };
 
         let parsed = parse(batch, all);
-        let left = self.gates.run(Gate::Ingress, &mut cx, batch, parsed);
-        classify::process(&mut cx, batch, left);
-
-        let waiting = batch.take_waiting(Gate::EspInput);
-        let left = self.gates.run(Gate::EspInput, &mut cx, batch, waiting);
+        let left = match entry {
+            Entry::Ingress => {
+                let left = self.gates.run(Gate::Ingress, &mut cx, batch, parsed);
+                classify::process(&mut cx, batch, left);
+                let waiting = batch.take_waiting(Gate::EspInput);
+                self.gates.run(Gate::EspInput, &mut cx, batch, waiting)
+            }
+            Entry::EspInput => self.gates.resume(Gate::EspInput, &mut cx, batch, parsed),
+        };
         classify::not_enabled(batch, left);
 
         let waiting = batch.take_waiting(Gate::PostDecap);
@@ -240,7 +309,7 @@ fn book(counters: &CoreCounters, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
                 dropped.insert(lane);
             }
             Fate::Consumed(why) => counters.consumed(why).add(1, octets),
-            Fate::Send(_) | Fate::Reassemble | Fate::Pending => {}
+            Fate::Send(_) | Fate::Reassemble | Fate::Hold | Fate::Pending => {}
         }
     }
     dropped

@@ -92,7 +92,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     InvalidSaV4 1 IN_V4_PKT_HIT_INVALID_SA InvalidSa
-        "The packet's SA was deleted a moment ago (IPv4)."
+        "The packet's SA was deleted a moment ago, or its hard lifetime is over (IPv4)."
         "Late packets after a rekey: the peer had them in flight when the old SA went."
         "Nothing, while it stops within seconds. If it goes on, the peer missed the DELETE: `nf-ctl show recovery`.";
     NotEnabledV4 3 IN_US_V4_PKT_FOUND_IPSEC_NOT_ENABLED Input
@@ -108,7 +108,7 @@ drop_reasons! {
         "A route brings traffic here that is meant for another head-end, or a `[[local]]` address is missing."
         "Check the routes towards this host, and the `[[local]]` addresses.";
     InvalidSaV6 9 IN_V6_PKT_HIT_INVALID_SA InvalidSa
-        "The packet's SA was deleted a moment ago (IPv6)."
+        "The packet's SA was deleted a moment ago, or its hard lifetime is over (IPv6)."
         "Late packets after a rekey: the peer had them in flight when the old SA went."
         "Nothing, while it stops within seconds. If it goes on, the peer missed the DELETE: `nf-ctl show recovery`.";
     NotEnabledV6 11 IN_US_V6_PKT_FOUND_IPSEC_NOT_ENABLED Input
@@ -239,6 +239,14 @@ drop_reasons! {
         "A plugin refused the packet by its own policy."
         "A policer or filter that is bound to a gate."
         "`nf-ctl plugin list` shows what is bound.";
+    LarvalTimeout 217 NF_LARVAL_SA_TIMEOUT Input
+        "The packet came early, on an SPI that was reserved, and its SA did not come in time."
+        "IKE gave the negotiation up after it had told the peer the SPI, or takes longer than `[sad] larval_age_ms`."
+        "Look at the IKE log of that time; where IKE is merely slow, raise `[sad] larval_age_ms`.";
+    LarvalFull 218 NF_LARVAL_QUEUE_FULL Input
+        "The packet came early, on an SPI that was reserved, and no more could be held."
+        "The peer sends at a high rate before IKE has installed the SA, or somebody floods a reserved SPI."
+        "Raise `[sad] larval_spi_packets`, `larval_packets` or `larval_octets`, and `[eal] mbufs` with them.";
 }
 
 impl DropReason {

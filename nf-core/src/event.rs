@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::sa::inbound::SaKey;
+use crate::sa::lifetime::{Limit, Unit};
 use crate::types::{CoreId, Nanos, PortIndex, Spi};
 
-/// Events that may wait for the control thread, for each core. It comes by some ten times a second, and the core's
-/// limiter lets a thousand through a second.
+/// Events that may wait for the control thread, for each core. It comes by every few milliseconds, and the core's limiter
+/// lets a thousand invalid SPIs through a second.
 const QUEUE_LENGTH: usize = 2048;
 
 /// An event.
@@ -16,6 +18,44 @@ const QUEUE_LENGTH: usize = 2048;
 pub enum Event {
     /// A packet to us on an SPI that no SA has.
     InvalidSpi(InvalidSpi),
+    /// The first authentic packet on an SA.
+    FirstPacket {
+        /// The SA.
+        sa: SaRef,
+        /// When.
+        at: Nanos,
+    },
+    /// The newest authentic packet on an SA came from elsewhere than the newest before it.
+    SourceChanged {
+        /// The SA.
+        sa: SaRef,
+        /// Its outer source address.
+        address: IpAddr,
+        /// Its UDP source port, if it came in UDP.
+        port: Option<u16>,
+        /// When.
+        at: Nanos,
+    },
+    /// Traffic has reached a limit of an SA.
+    LimitReached {
+        /// The SA.
+        sa: SaRef,
+        /// Soft or hard.
+        limit: Limit,
+        /// Of what.
+        unit: Unit,
+        /// When.
+        at: Nanos,
+    },
+}
+
+/// An SA, by its key, and by its number: an SA that was replaced under the same key has another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SaRef {
+    /// The key.
+    pub key: SaKey,
+    /// [`Sa::id`](crate::sa::inbound::Sa::id).
+    pub id: u32,
 }
 
 /// A packet on an unknown SPI: what RFC 4303 4 wants in an audit record.
@@ -23,6 +63,8 @@ pub enum Event {
 pub struct InvalidSpi {
     /// The SPI.
     pub spi: Spi,
+    /// Packets of the flow since its last event, this one included.
+    pub packets: u32,
     /// The sequence number on the wire.
     pub seq: u32,
     /// The outer source address.
@@ -62,6 +104,11 @@ impl EventSender {
 pub struct EventReceiver(Arc<ArrayQueue<Event>>);
 
 impl EventReceiver {
+    /// Whether there is one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Takes the oldest event.
     pub fn recv(&self) -> Option<Event> {
         self.0.pop()

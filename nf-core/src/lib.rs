@@ -26,6 +26,7 @@ pub mod decap;
 pub mod drop;
 pub mod event;
 pub mod forward;
+pub mod holding;
 pub mod lanes;
 pub mod net;
 pub mod notify;

@@ -94,6 +94,11 @@ impl Nanos {
         Nanos(seconds.saturating_mul(Self::SECOND))
     }
 
+    /// So many milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Nanos {
+        Nanos(milliseconds.saturating_mul(Self::SECOND / 1000))
+    }
+
     /// The time from `earlier` to this, in nanoseconds; 0 where `earlier` is later.
     pub const fn since(self, earlier: Nanos) -> u64 {
         self.0.saturating_sub(earlier.0)

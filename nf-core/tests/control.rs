@@ -1,5 +1,5 @@
 //! Changes at run time, over the real socket, while cores work.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
 
@@ -8,12 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Fixture, Nf};
+use common::{Fixture, Nf, Peer};
 use nf_core::control::client::{Client, ClientError};
 use nf_core::control::handler::{Daemon, Platform};
-use nf_core::control::proto::{PortReport, Request, SaName, SaReport, Status};
+use nf_core::control::proto::{
+    Endpoint, EventKind, EventReport, InvalidSpiEvent, PortReport, Request, Reserved, SaId, SaName, SaReport, Status,
+};
 use nf_core::control::server::ControlServer;
 use nf_core::counters::Report;
 use nf_core::drop::DropReason;
@@ -49,6 +51,7 @@ fn with_daemon(nf: Nf, test: impl FnOnce(&Path)) {
     let Nf { controller, mut cores, .. } = nf;
     let mut daemon = Daemon { controller, platform: NoPorts };
     let done = AtomicBool::new(false);
+    let start = Instant::now();
     std::thread::scope(|scope| {
         for core in &mut cores {
             scope.spawn(|| {
@@ -61,7 +64,7 @@ fn with_daemon(nf: Nf, test: impl FnOnce(&Path)) {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 server.serve(&mut daemon, Duration::from_millis(5));
-                daemon.controller.tick(Nanos::from_secs(5));
+                daemon.controller.tick(Nanos(start.elapsed().as_nanos() as u64));
             }
         });
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&socket)));
@@ -241,6 +244,133 @@ fn a_socket_that_cannot_be_made_says_why() {
 fn without_a_daemon_the_client_says_so() {
     let error = Client::connect(Path::new("/nonexistent/nf.sock")).unwrap_err().to_string();
     assert!(error.contains("no nf-core at /nonexistent/nf.sock: there is no such socket"), "{error}");
+}
+
+#[test]
+fn a_reservation_is_listed_matures_and_is_released() {
+    with_daemon(Nf::new("", 2), |socket| {
+        let mut client = Client::connect(socket).unwrap();
+        let reserve = |client: &mut Client, spi| {
+            client.call::<Reserved>(&Request::SaReserve {
+                dst: "10.10.1.2".parse().unwrap(),
+                src: None,
+                spi,
+                lifetime_s: 3600,
+            })
+        };
+        let reserved = reserve(&mut client, Some(SPI)).unwrap();
+        assert_eq!(reserved.spi, SPI);
+        let chosen = reserve(&mut client, None).unwrap();
+        let states = |client: &mut Client| {
+            let list: Vec<SaReport> = client.call(&Request::SaList {}).unwrap();
+            list.into_iter().map(|sa| (sa.spi, sa.state, sa.peer)).collect::<std::collections::BTreeSet<_>>()
+        };
+        let larval = |spi| (spi, "larval".to_owned(), None);
+        assert_eq!(states(&mut client), [larval(SPI), larval(chosen.spi)].into());
+        let name = SaName { spi: SPI, dst: None, src: None };
+        let shown: SaReport = client.call(&Request::SaShow { sa: name }).unwrap();
+        assert_eq!((shown.src, shown.state.as_str()), (None, "larval"));
+
+        let mut sa = spec(SPI, "10.10.1.2");
+        sa.peer = Some("branch".to_owned());
+        client.call::<()>(&Request::SaAdd { sa: Box::new(sa) }).unwrap();
+        let mature = (SPI, "mature".to_owned(), Some("branch".to_owned()));
+        assert_eq!(states(&mut client), [mature.clone(), larval(chosen.spi)].into());
+        assert!(refusal(client.call::<()>(&Request::SaRelease { sa: name })).contains("isn't reserved"));
+        client.call::<()>(&Request::SaRelease { sa: SaName { spi: chosen.spi, ..name } }).unwrap();
+        assert_eq!(states(&mut client), [mature].into());
+    });
+}
+
+/// What cores see, on a subscriber's screen.
+#[test]
+fn events_reach_who_has_subscribed() {
+    let mut nf = Nf::new("", 1);
+    let mut peer = Peer { udp: Some(4500), ..Peer::new(SPI.0) };
+    let params = peer.params_with(&serde_json::json!({"peer": "branch"}));
+    nf.control(|control| control.add_sa(params)).unwrap();
+    let stray = Peer { spi: 0xB761_863E, ..peer.clone() }.next();
+    let first = [peer.next(), peer.next()];
+    peer.udp = Some(1025);
+    let rebound = peer.next();
+    // One that was overtaken comes from where the peer was.
+    let late = Peer { udp: Some(4500), ..peer.clone() }.packet(peer.seq + 1);
+    peer.seq += 1;
+    let newest = peer.next();
+
+    let mut events = Vec::new();
+    let (_, subscription) = nf.controller.subscribe(Vec::new());
+    let mut play = |nf: &mut Nf, at: u64, frames: &[&[u8]]| {
+        nf.now = Nanos(at);
+        nf.receive(frames.iter().copied());
+        nf.controller.take_events(nf.now);
+        while let nf_core::control::subscribers::Next::Event(event) = subscription.next(Duration::ZERO) {
+            events.push(event);
+        }
+    };
+    play(&mut nf, 5, &[&stray, &stray, &first[0], &first[1]]);
+    play(&mut nf, 6, &[&rebound]);
+    play(&mut nf, 7, &[&newest]);
+    play(&mut nf, 8, &[&late]);
+    play(&mut nf, Nanos::from_secs(1).0 + 5, &[&stray]);
+
+    let (src, dst) = ("10.1.1.1".parse().unwrap(), "10.10.1.2".parse().unwrap());
+    let sa = SaId { spi: SPI, src, dst, peer: Some("branch".to_owned()) };
+    let at = |port| Endpoint { address: src, port: Some(port) };
+    let invalid = |packets, at_ns| {
+        EventReport::InvalidSpi(InvalidSpiEvent {
+            spi: Spi(0xB761_863E),
+            src,
+            dst,
+            udp_ports: Some((4500, 4500)),
+            class: nf_core::notify::Class::Transient,
+            packets,
+            seq: 1,
+            interface: "net-unprotected".to_owned(),
+            at_ns,
+        })
+    };
+    assert_eq!(
+        events,
+        [
+            invalid(1, 5),
+            EventReport::SaFirstPacket { sa: sa.clone(), at_ns: 5 },
+            EventReport::SaAddressChanged { sa, from: at(4500), to: at(1025), at_ns: 6 },
+            invalid(2, Nanos::SECOND + 5),
+        ]
+    );
+    let stored = nf.controller.sas().next().unwrap();
+    assert_eq!(stored.source, at(1025));
+}
+
+#[test]
+fn a_subscriber_gets_typed_events_over_the_socket() {
+    with_daemon(Nf::new("[sad]\ncapacity = 64\n", 1), |socket| {
+        let kinds = [EventKind::SaReservationExpired];
+        let mut events = Client::connect(socket).unwrap().subscribe(&kinds).unwrap();
+        assert_eq!(events.subscribed().kinds, kinds);
+        assert_eq!(events.next(Some(Duration::from_millis(20))).unwrap(), None);
+        let mut client = Client::connect(socket).unwrap();
+        let dst = "10.10.1.2".parse().unwrap();
+        let request = Request::SaReserve { dst, src: None, spi: Some(SPI), lifetime_s: 1 };
+        client.call::<Reserved>(&request).unwrap();
+        let event = events.next(Some(Duration::from_secs(20))).unwrap();
+        let Some(EventReport::SaReservationExpired { spi, dst: to, src: None, at_ns }) = event else {
+            panic!("another event: {event:?}")
+        };
+        assert_eq!((spi, to), (SPI, dst));
+        assert!(at_ns >= events.subscribed().now_ns + Nanos::SECOND);
+
+        let mut raw = UnixStream::connect(socket).unwrap();
+        raw.write_all(b"{\"op\":\"subscribe\",\"kinds\":[\"weather\"]}\n{\"op\":\"subscribe\"}\n").unwrap();
+        let mut lines = BufReader::new(raw.try_clone().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.next().unwrap().contains("unknown variant `weather`, expected one of `invalid-spi`"));
+        assert!(lines.next().unwrap().starts_with("{\"ok\":{\"kinds\":[\"invalid-spi\","));
+        raw.write_all(b"{\"op\":\"status\"}\n").unwrap();
+        let last = "{\"error\":\"this connection carries events: open another one for requests\"}";
+        assert_eq!(lines.next().as_deref(), Some(last));
+        assert_eq!(lines.next(), None);
+    });
 }
 
 /// An SA that was deleted a moment ago: late packets are counted as such, and raise no alarm.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use nf_core::config::FilterSpec;
+use nf_core::control::proto::EventKind;
 use nf_core::types::Spi;
 use serde_json::{Map, Value};
 
@@ -53,6 +54,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SaCommand,
     },
+    /// Print events as they come: invalid SPIs, first packets on SAs, changes of address. Ends with nf-core, or by
+    /// Ctrl-C.
+    Monitor {
+        /// The kinds of events; all if none is named.
+        kinds: Vec<EventKind>,
+        /// End after so many events.
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
     /// List, bind and unbind plugins.
     Plugin {
         #[command(subcommand)]
@@ -66,7 +76,24 @@ pub(crate) enum SaCommand {
     Add(Box<SaAdd>),
     /// Delete an SA.
     Del(SaNameArgs),
-    /// List all SAs.
+    /// Reserve an SPI for an SA that is on its way, and print it. Packets on it are held until `sa add`.
+    Reserve {
+        /// The outer destination: one of nf-core's addresses.
+        #[arg(long)]
+        dst: IpAddr,
+        /// The outer source, if the peer's address is known.
+        #[arg(long)]
+        src: Option<IpAddr>,
+        /// The SPI; without it, one that is in use nowhere.
+        #[arg(long)]
+        spi: Option<Spi>,
+        /// Seconds after which it is free again.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        lifetime: u64,
+    },
+    /// Give a reserved SPI back.
+    Release(SaNameArgs),
+    /// List all SAs, reserved SPIs included.
     List,
     /// Show one SA.
     Show(SaNameArgs),
@@ -88,7 +115,7 @@ pub(crate) struct SaNameArgs {
 #[derive(Args)]
 pub(crate) struct SaAdd {
     /// A file with one SA or several, as in nf.toml or as JSON; `-` for standard input.
-    #[arg(long, conflicts_with_all = ["spi", "src", "dst", "mode", "alg", "key_file", "auth", "auth_key_file"])]
+    #[arg(long, conflicts_with_all = ["spi", "src", "dst", "mode", "alg", "key_file", "auth", "auth_key_file", "peer"])]
     pub(crate) file: Option<PathBuf>,
 
     #[arg(long, required_unless_present = "file")]
@@ -121,6 +148,9 @@ pub(crate) struct SaAdd {
     /// An inner destination network; may be given several times.
     #[arg(long)]
     pub(crate) selector_dst: Vec<String>,
+    /// The peer's name, for displays and events.
+    #[arg(long)]
+    pub(crate) peer: Option<String>,
 }
 
 /// Refuses a key on the command line, before clap could repeat it in a message.

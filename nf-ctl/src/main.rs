@@ -1,6 +1,7 @@
 //! `nf-ctl`: the operator's command line.
 
 mod args;
+mod monitor;
 mod pipe;
 mod render;
 mod sa;
@@ -82,6 +83,11 @@ fn output(args: Vec<OsString>) -> Result<String, Error> {
     let (args, pipe) = pipe::split(args)?;
     args::refuse_keys(&args)?;
     let cli = Cli::parse_from(args);
+    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. }) {
+        return Err(Error::Usage(
+            "monitor has no end to filter up to: name the kinds of events, or use grep".to_owned(),
+        ));
+    }
     if pipe.is_some() && cli.json {
         return Err(Error::Usage("--json is for programs: leave out the filter, or --json".to_owned()));
     }
@@ -95,6 +101,8 @@ fn run(cli: &Cli) -> Result<String, Error> {
         Command::Show { words, limit } => show::run(cli, words, *limit),
         Command::Sa { command } => sa::run(cli, command),
         Command::Plugin { command } => plugin(cli, command),
+        // It prints as it goes.
+        Command::Monitor { kinds, count } => monitor::run(cli, kinds, *count).map(|()| String::new()),
     }
 }
 

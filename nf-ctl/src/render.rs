@@ -6,6 +6,7 @@ use nf_core::control::proto::{PluginReport, PortReport, SaReport, Status};
 use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
 use nf_core::notify::{Class, NotifyReport};
+use nf_core::sa::lifetime::Limits;
 use serde::Serialize;
 
 /// As JSON.
@@ -138,11 +139,12 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
     let mut out = String::new();
     line!(
         out,
-        "{:<23} {:<24} {:<24} {:<9} {:<30} {:>12} {:>14}",
+        "{:<23} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  peer",
         "SPI",
         "source",
         "destination",
         "mode",
+        "state",
         "transform",
         "packets",
         "octets"
@@ -150,17 +152,27 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
     for sa in list {
         line!(
             out,
-            "{:<23} {:<24} {:<24} {:<9} {:<30} {:>12} {:>14}",
+            "{:<23} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  {}",
             sa.spi.to_string(),
-            sa.src.to_string(),
+            source(sa),
             sa.dst.to_string(),
-            sa.mode,
-            sa.transform,
+            or_dash(&sa.mode),
+            sa.state,
+            or_dash(&sa.transform),
             sa.totals.packets,
-            sa.totals.octets
+            sa.totals.octets,
+            or_dash(sa.peer.as_deref().unwrap_or_default())
         );
     }
     out
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+fn source(sa: &SaReport) -> String {
+    sa.src.map_or_else(|| "any".to_owned(), |src| src.to_string())
 }
 
 /// `sa show`
@@ -168,10 +180,23 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     let mut out = String::new();
     let networks = |list: &[String]| if list.is_empty() { "any".to_owned() } else { list.join(", ") };
     line!(out, "spi: {}", sa.spi);
-    line!(out, "  src {} dst {}, {} mode, encapsulation {}", sa.src, sa.dst, sa.mode, sa.encap);
+    if let Some(peer) = &sa.peer {
+        line!(out, "  peer: {peer}");
+    }
+    // Of a larval SA there is nothing else to tell.
+    if sa.transform.is_empty() {
+        line!(out, "  src {} dst {}", source(sa), sa.dst);
+        line!(out, "  state: {}, reserved {} s ago", sa.state, sa.age_s);
+        return out;
+    }
+    line!(out, "  src {} dst {}, {} mode, encapsulation {}", source(sa), sa.dst, sa.mode, sa.encap);
     line!(out, "  transform: {}{}", sa.transform, if sa.esn { ", extended sequence numbers" } else { "" });
     line!(out, "  selectors: src {}; dst {}", networks(&sa.selectors.src), networks(&sa.selectors.dst));
     line!(out, "  state: {}, installed {} s ago", sa.state, sa.age_s);
+    line!(out, "  lifetime: soft {}; hard {}", limits(&sa.lifetime.soft), limits(&sa.lifetime.hard));
+    if let Some(source) = &sa.source {
+        line!(out, "  packets come from {source}");
+    }
     match sa.replay_window {
         0 => line!(out, "  replay detection support: N"),
         window => line!(out, "  replay detection support: Y, window {window}"),
@@ -181,6 +206,12 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     line!(out, "  #pkts replay failed (rcv): duplicate {}, late {}", sa.totals.replay_duplicate, sa.totals.replay_late);
     line!(out, "  #pkts verify failed: {}, refused after decryption: {}", sa.totals.auth_failed, sa.totals.refused);
     out
+}
+
+fn limits(limits: &Limits) -> String {
+    let parts = [(limits.bytes, "octets"), (limits.packets, "packets"), (limits.seconds, "s")];
+    let parts: Vec<String> = parts.iter().filter_map(|(limit, unit)| Some(format!("{} {unit}", (*limit)?))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
 /// `plugin list`

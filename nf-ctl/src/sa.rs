@@ -1,7 +1,8 @@
 //! `nf-ctl sa`: keys come from files or standard input, and no key is ever shown.
 
 use nf_core::control::client::Client;
-use nf_core::control::proto::{Request, SaName, SaReport, without_values};
+use nf_core::control::proto::{Request, Reserved, SaName, SaReport, without_values};
+use nf_core::sa::lifetime::Lifetime;
 use nf_core::sa::spec::{SaSpec, SelectorSpec, read_secret};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -31,6 +32,15 @@ pub(crate) fn run(cli: &Cli, command: &SaCommand) -> Result<String, Error> {
         }
         SaCommand::Del(name) => {
             Client::connect(&cli.socket)?.call::<()>(&Request::SaDel { sa: sa_name(name) })?;
+            Ok(String::new())
+        }
+        SaCommand::Reserve { dst, src, spi, lifetime } => {
+            let request = Request::SaReserve { dst: *dst, src: *src, spi: *spi, lifetime_s: *lifetime };
+            let reserved: Reserved = Client::connect(&cli.socket)?.call(&request)?;
+            Ok(if cli.json { render::json(&reserved) } else { format!("0x{:08X}\n", reserved.spi.0) })
+        }
+        SaCommand::Release(name) => {
+            Client::connect(&cli.socket)?.call::<()>(&Request::SaRelease { sa: sa_name(name) })?;
             Ok(String::new())
         }
         SaCommand::List => {
@@ -119,6 +129,8 @@ fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
         replay_window: add.replay_window,
         encap: add.encap.clone(),
         selectors: SelectorSpec { src: add.selector_src.clone(), dst: add.selector_dst.clone() },
+        peer: add.peer.clone(),
+        lifetime: Lifetime::default(),
     })
 }
 

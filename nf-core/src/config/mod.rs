@@ -15,6 +15,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use crate::crypto::EngineChoice;
+use crate::holding::HoldLimits;
 use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::sa::spec::{FieldError, SaParams, names};
@@ -232,11 +233,14 @@ pub struct Sad {
     pub capacity: usize,
     /// Seconds for which a deleted SA is remembered.
     pub deleted_memory_s: u64,
+    /// How much each core holds for larval SAs.
+    pub larval: HoldLimits,
 }
 
 impl Default for Sad {
     fn default() -> Self {
-        Sad { capacity: 65_536, deleted_memory_s: 30 }
+        let larval = HoldLimits { spi_packets: 512, packets: 2048, octets: 4 << 20, age: 2 * Nanos::SECOND };
+        Sad { capacity: 65_536, deleted_memory_s: 30, larval }
     }
 }
 

@@ -13,9 +13,10 @@ use serde_json::Value;
 use super::lines::{Place, line_at, line_of};
 use super::peer::RawPeer;
 use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Notify, Plugin, Port, Reassembly, Recovery, Sad};
+use crate::holding::HoldLimits;
 use crate::plugin::{Filter, Gate};
 use crate::sa::spec::{FieldError, SaSpec, address};
-use crate::types::Spi;
+use crate::types::{Nanos, Spi};
 use crate::wire::ethernet::MacAddr;
 
 #[derive(Deserialize, Default)]
@@ -93,6 +94,10 @@ struct RawCrypto {
 struct RawSad {
     capacity: Option<i64>,
     deleted_memory_s: Option<i64>,
+    larval_spi_packets: Option<i64>,
+    larval_packets: Option<i64>,
+    larval_octets: Option<i64>,
+    larval_age_ms: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -278,14 +283,15 @@ impl Checker<'_> {
     }
 
     fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
+        let eal = self.table("eal", eal(raw.eal))?;
         let config = Config {
-            eal: self.table("eal", eal(raw.eal))?,
             control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
             notify: self.table("notify", notify(raw.notify))?,
             recovery: self.table("recovery", recovery(raw.recovery))?,
             agent: agent(raw.agent),
             crypto: self.table("crypto", crypto(raw.crypto))?,
-            sad: self.table("sad", sad(raw.sad))?,
+            sad: self.table("sad", sad(raw.sad, &eal))?,
+            eal,
             reassembly: self.table("reassembly", reassembly(raw.reassembly))?,
             ports: self.tables("port", raw.port, port)?,
             local: self.tables("local", raw.local, |raw| Ok(Local { address: address("address", &raw.address)? }))?,
@@ -400,11 +406,25 @@ fn crypto(raw: RawCrypto) -> Result<Crypto, FieldError> {
     Ok(Crypto { engine: engine.unwrap_or_default() })
 }
 
-fn sad(raw: RawSad) -> Result<Sad, FieldError> {
+fn sad(raw: RawSad, eal: &Eal) -> Result<Sad, FieldError> {
     let default = Sad::default();
+    // What is held is missing from the pool that packets are received into: half of it must be left, whatever is held.
+    let share = eal.mbufs as usize / eal.cores.len().max(1) / 2;
+    let packets = default.larval.packets.min(share);
+    let packets = within("larval_packets", raw.larval_packets, 0..=share, packets).map_err(|mut error| {
+        error.message += ", half of [eal] mbufs for each core; raise mbufs";
+        error
+    })?;
+    let spi_packets = default.larval.spi_packets.min(packets);
     Ok(Sad {
         capacity: within("capacity", raw.capacity, 1..=4_000_000, default.capacity)?,
         deleted_memory_s: within("deleted_memory_s", raw.deleted_memory_s, 0..=86_400, default.deleted_memory_s)?,
+        larval: HoldLimits {
+            spi_packets: within("larval_spi_packets", raw.larval_spi_packets, 0..=packets, spi_packets)?,
+            packets,
+            octets: within("larval_octets", raw.larval_octets, 0..=1 << 30, default.larval.octets)?,
+            age: Nanos::from_millis(within("larval_age_ms", raw.larval_age_ms, 1..=60_000, 2000)?).0,
+        },
     })
 }
 

@@ -1,15 +1,15 @@
-//! The client's end of the control socket, blocking: one call, one answer.
+//! The client's end of the control socket, blocking: one call, one answer; or a stream of events.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::proto::{Request, Response, VERSION};
+use super::proto::{EventKind, EventLine, EventReport, Request, Response, Subscribed, VERSION};
 
 /// How long a client waits for an answer: longer than the server waits for its control thread, so that the server's own
 /// word on the delay arrives.
@@ -143,6 +143,15 @@ impl Client {
         }
     }
 
+    /// Turns the connection into a stream of events of these kinds; of all where none is named.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn subscribe(mut self, kinds: &[EventKind]) -> Result<Events, ClientError> {
+        let subscribed = self.call(&Request::Subscribe { kinds: kinds.to_vec() })?;
+        Ok(Events { client: self, subscribed, line: Vec::new() })
+    }
+
     fn receive(&mut self) -> Result<Response, ClientError> {
         let mut line = Vec::new();
         match self.reader.read_until(b'\n', &mut line) {
@@ -155,6 +164,58 @@ impl Client {
 
     fn broken(&self, error: io::Error) -> ClientError {
         ClientError::Io { path: self.path.clone(), error }
+    }
+}
+
+/// Events, as they come. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Events {
+    client: Client,
+    subscribed: Subscribed,
+    /// What has come of a line.
+    line: Vec<u8>,
+}
+
+impl Events {
+    /// What the daemon has agreed to, and its time then.
+    pub fn subscribed(&self) -> &Subscribed {
+        &self.subscribed
+    }
+
+    /// Waits for the next event, without a `wait` for as long as it takes; none where none has come in time. Events that
+    /// this release doesn't know are skipped.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] in the daemon's words where it ends the stream; [`ClientError::Io`] where the daemon is
+    /// gone.
+    pub fn next(&mut self, wait: Option<Duration>) -> Result<Option<EventReport>, ClientError> {
+        let deadline = wait.map(|wait| Instant::now() + wait);
+        loop {
+            // The system takes no timeout of zero.
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.map(|left| left.max(Duration::from_millis(1)));
+            let client = &mut self.client;
+            if let Err(error) = client.reader.get_ref().set_read_timeout(timeout) {
+                return Err(client.broken(error));
+            }
+            match client.reader.read_until(b'\n', &mut self.line) {
+                Ok(_) if self.line.ends_with(b"\n") => {}
+                Ok(_) => return Err(client.broken(ErrorKind::UnexpectedEof.into())),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(client.broken(error)),
+            }
+            let line = std::mem::take(&mut self.line);
+            match serde_json::from_slice(&line) {
+                Ok(EventLine::Event(EventReport::Unknown)) => {}
+                Ok(EventLine::Event(event)) => return Ok(Some(event)),
+                Ok(EventLine::Error(message)) => return Err(ClientError::Refused(message)),
+                Err(error) => {
+                    let path = client.path.clone();
+                    return Err(ClientError::Protocol { path, why: error.to_string() });
+                }
+            }
+        }
     }
 }
 

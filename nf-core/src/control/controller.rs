@@ -4,7 +4,11 @@
 //! A change is checked and prepared completely here, key schedules expanded and memory allocated, before a core hears
 //! of it. It is answered once every core has applied it: what `nf-ctl` reports as done holds on all cores.
 
-use std::collections::{BTreeMap, HashMap};
+mod events;
+mod lifetimes;
+mod reservations;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +21,7 @@ use crate::core::{Command, Core, Link};
 use crate::counters::Snapshot;
 use crate::crypto::{self, Engine, EngineError};
 use crate::drop::DropReason;
-use crate::event::{self, Event, EventReceiver};
+use crate::event::{self, EventReceiver};
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
@@ -25,11 +29,15 @@ use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::spec::SaParams;
 use crate::types::{CoreId, Nanos, Spi};
 
+use super::proto::{Endpoint, SaId};
+use super::subscribers::Subscribers;
+use lifetimes::{Lifetimes, Reported};
+use reservations::{MAX_RESERVATION_S, reservation_order};
+
+pub use reservations::StoredReservation;
+
 /// How long a core may take to apply a change before it counts as stuck. Cores apply changes between two bursts.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
-
-/// Events taken from a core at a time.
-const EVENTS_PER_TICK: usize = 1024;
 
 /// A change that can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +63,36 @@ pub enum ControlError {
         /// How many.
         count: usize,
     },
+    /// The SPI can't be reserved.
+    #[error("spi: {spi} to {dst} is in use by {user}; leave the SPI out to be given a free one")]
+    SpiTaken {
+        /// The SPI.
+        spi: Spi,
+        /// The destination.
+        dst: IpAddr,
+        /// Who has it: an SA, or another reservation.
+        user: &'static str,
+    },
+    /// No SA may have the SPI.
+    #[error("spi: {0} isn't within 0x100 to 0xFFFFFFFF; leave it out to be given a free one")]
+    SpiNotAssignable(Spi),
+    /// A reservation can't be held for that long.
+    #[error("lifetime_s: {0} isn't within 1 to {max}", max = MAX_RESERVATION_S)]
+    ReservationLifetime(u64),
+    /// There is no such reservation.
+    #[error("SPI {spi}{rest} isn't reserved; `nf-ctl sa list` shows what is", rest = filter_text(.dst, .src))]
+    NotReserved {
+        /// The SPI.
+        spi: Spi,
+        /// The destination that was asked for.
+        dst: Option<IpAddr>,
+        /// The source that was asked for.
+        src: Option<IpAddr>,
+    },
     /// The table is full.
     #[error(
-        "there is no room for more than {0} SAs, counting those deleted a moment ago; raise `[sad] capacity` and restart"
+        "there is no room for more than {0} SAs, counting reserved SPIs and SAs deleted a moment ago; raise \
+         `[sad] capacity` and restart"
     )]
     SadFull(usize),
     /// The engine refuses the SA's transform.
@@ -109,6 +144,17 @@ pub struct StoredSa {
     pub params: SaParams,
     /// When it was installed.
     pub installed: Nanos,
+    /// Where its newest authentic packet came from; before the first one, where it must come from.
+    pub source: Endpoint,
+    /// What has been reported of it.
+    reported: Reported,
+}
+
+impl StoredSa {
+    fn name(&self) -> SaId {
+        let SaKey { spi, dst, src } = self.sa.key;
+        SaId { spi, src, dst, peer: self.params.peer.clone() }
+    }
 }
 
 /// What the control thread keeps of a plugin instance.
@@ -174,7 +220,10 @@ pub struct Controller {
     engine: Box<dyn Engine>,
     sas: BTreeMap<(Spi, IpAddr, IpAddr), StoredSa>,
     /// Deleted SAs that the cores still remember, and until when.
-    deleted: HashMap<SaKey, Nanos>,
+    deleted: BTreeMap<(Spi, IpAddr, IpAddr), Nanos>,
+    lifetimes: Lifetimes,
+    reservations: BTreeMap<(Spi, IpAddr, Option<IpAddr>), StoredReservation>,
+    next_reservation: u64,
     deleted_memory: u64,
     capacity: usize,
     next_sa_id: u32,
@@ -186,6 +235,7 @@ pub struct Controller {
     next_binding: u64,
     notifier: Notifier,
     sinks: FanOut,
+    subscribers: Subscribers,
     baseline: Snapshot,
     now: Nanos,
 }
@@ -222,7 +272,10 @@ impl Controller {
             cores: links,
             engine: crypto::select(config.crypto.engine)?,
             sas: BTreeMap::new(),
-            deleted: HashMap::new(),
+            deleted: BTreeMap::new(),
+            lifetimes: Lifetimes::default(),
+            reservations: BTreeMap::new(),
+            next_reservation: 0,
             deleted_memory: Nanos::from_secs(config.sad.deleted_memory_s).0,
             capacity: config.sad.capacity,
             next_sa_id: 1,
@@ -234,6 +287,7 @@ impl Controller {
             next_binding: 0,
             notifier: Notifier::new(config.notify.limits()),
             sinks,
+            subscribers: Subscribers::default(),
             baseline: Snapshot::default(),
             now: Nanos::default(),
         };
@@ -283,24 +337,42 @@ impl Controller {
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
         }
-        if self.sas.len() + self.deleted.len() >= self.capacity && !self.deleted.contains_key(&key) {
-            return Err(ControlError::SadFull(self.capacity));
+        let reserved = self.reservations_of(key.spi).find(|stored| stored.reservation.is_for(&key)).copied();
+        if reserved.is_none() && !self.deleted.contains_key(&order(&key)) {
+            self.make_room()?;
         }
         let sa = Arc::new(Sa::new(&params, self.next_sa_id, &*self.engine, self.cores.len())?);
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
-        self.deleted.remove(&key);
-        let mut change = Change::new();
-        // An SA's destination is ours by being one.
-        if !self.net.is_local(key.dst) {
-            let destinations = self.sas.keys().map(|(_, dst, _)| *dst).chain([key.dst]);
-            let net = Arc::new(self.net.with_local(LocalAddresses::new(&self.local, destinations)));
-            self.net = Arc::clone(&net);
-            change.push(Box::new(move |_| Command::SetNet(Arc::clone(&net))));
+        self.deleted.remove(&order(&key));
+        if let Some(StoredReservation { reservation, .. }) = reserved {
+            self.reservations.remove(&reservation_order(&reservation));
         }
-        let stored = StoredSa { sa: Arc::clone(&sa), params, installed: self.now };
+        let mut change = self.own(key.dst);
+        let source = Endpoint { address: key.src, port: None };
+        let reported = Reported::default();
+        let stored = StoredSa { sa: Arc::clone(&sa), params, installed: self.now, source, reported };
+        self.lifetimes.watch(&stored);
         self.sas.insert(order(&key), stored);
         change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
         Ok(change)
+    }
+
+    fn make_room(&self) -> Result<(), ControlError> {
+        let taken = self.sas.len() + self.deleted.len() + self.reservations.len();
+        if taken < self.capacity { Ok(()) } else { Err(ControlError::SadFull(self.capacity)) }
+    }
+
+    /// Makes an address ours: the destination of an SA is so by being one.
+    fn own(&mut self, address: IpAddr) -> Change {
+        if self.net.is_local(address) {
+            return Change::new();
+        }
+        let destinations = self.sas.keys().map(|(_, dst, _)| *dst);
+        let reserved = self.reservations.keys().map(|(_, dst, _)| *dst);
+        let local = LocalAddresses::new(&self.local, destinations.chain(reserved).chain([address]));
+        let net = Arc::new(self.net.with_local(local));
+        self.net = Arc::clone(&net);
+        vec![Box::new(move |_| Command::SetNet(Arc::clone(&net)))]
     }
 
     /// The SA with that SPI and, where given, those addresses.
@@ -322,10 +394,17 @@ impl Controller {
     /// Deletes an SA; no core decapsulates with it any more when this returns.
     pub fn delete_sa(&mut self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<SaKey, ControlError> {
         let key = self.find_sa(spi, dst, src)?.sa.key;
-        self.sas.remove(&order(&key));
-        self.deleted.insert(key, Nanos(self.now.0.saturating_add(self.deleted_memory)));
+        self.remove_sa(&key);
         self.apply(vec![Box::new(move |_| Command::DeleteSa(key))])?;
         Ok(key)
+    }
+
+    /// Takes an SA off the list, and remembers it as deleted.
+    fn remove_sa(&mut self, key: &SaKey) {
+        if let Some(stored) = self.sas.remove(&order(key)) {
+            self.lifetimes.unwatch(&stored);
+            self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+        }
     }
 
     /// All SAs, by SPI.
@@ -469,24 +548,18 @@ impl Controller {
 
     /// Does what is due: takes the cores' events, reports, frees, forgets. Call it some ten times a second.
     pub fn tick(&mut self, now: Nanos) {
-        self.now = now;
-        for core in &mut self.cores {
-            core.free_retired();
-            for event in std::iter::from_fn(|| core.events.recv()).take(EVENTS_PER_TICK) {
-                match event {
-                    Event::InvalidSpi(invalid) => {
-                        let port = self.port_names.get(invalid.port.index()).map_or("", String::as_str);
-                        self.notifier.on_event(now, &invalid, port, &mut self.sinks);
-                    }
-                }
-            }
-        }
+        self.cores.iter().for_each(CoreLink::free_retired);
+        self.take_events(now);
         let packets = self.invalid_spi_packets();
         self.notifier.tick(now, packets, &mut self.sinks);
         for stored in self.instances.values_mut() {
             stored.control.poll(now);
         }
+        self.sweep_sas();
+        self.expire_by_time();
+        self.delete_expired();
         self.forget_deleted();
+        self.expire_reservations();
     }
 
     /// Does what is due at the end: takes what is left and reports what was left out.
@@ -502,13 +575,18 @@ impl Controller {
     }
 
     fn forget_deleted(&mut self) {
-        let cores = &mut self.cores;
-        self.deleted.retain(|key, until| {
-            let due = *until <= self.now;
-            // A core whose queue is full is asked again the next time; to forget twice does no harm.
-            !(due && cores.iter_mut().all(|core| core.try_send(Command::ForgetSa(*key)).is_ok()))
+        let (cores, now) = (&mut self.cores, self.now);
+        self.deleted.retain(|(spi, dst, src), until| {
+            let key = SaKey { spi: *spi, dst: *dst, src: *src };
+            *until > now || !tell_all(cores, || Command::ForgetSa(key))
         });
     }
+}
+
+/// Sends a command to every core without waiting. False where a queue is full: then all are asked again the next time,
+/// which must do no harm.
+fn tell_all(cores: &mut [CoreLink], command: impl Fn() -> Command) -> bool {
+    cores.iter_mut().all(|core| core.try_send(command()).is_ok())
 }
 
 impl CoreLink {

@@ -2,11 +2,14 @@
 
 use serde::Serialize;
 
-use super::controller::{Bind, ControlError, Controller, StoredSa};
+use super::controller::{Bind, ControlError, Controller, StoredReservation, StoredSa};
 use super::proto::{BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response};
-use super::proto::{SaReport, Status, VERSION};
-use super::server::Handler;
+use super::proto::{Reserved, SaReport, Status, VERSION};
+use super::server::{Handler, Reply};
 use crate::plugin::PluginKind;
+use crate::sa::inbound::SaTotals;
+use crate::sa::larval::Reservation;
+use crate::sa::lifetime::Lifetime;
 use crate::sa::spec::{FieldError, SelectorSpec};
 use crate::types::Nanos;
 
@@ -27,9 +30,13 @@ pub struct Daemon<P> {
 }
 
 impl<P: Platform> Handler for Daemon<P> {
-    fn handle(&mut self, request: Request) -> Response {
+    fn handle(&mut self, request: Request) -> Reply {
         let controller = &mut self.controller;
-        match request {
+        let response = match request {
+            Request::Subscribe { kinds } => {
+                let (subscribed, events) = controller.subscribe(kinds);
+                return Reply::Events(subscribed, events);
+            }
             Request::Status {} => Response::ok(self.status()),
             Request::Counters {} => Response::ok(controller.counters().report()),
             Request::CountersClear {} => {
@@ -55,13 +62,25 @@ impl<P: Platform> Handler for Daemon<P> {
             Request::SaDel { sa } => done(controller.delete_sa(sa.spi, sa.dst, sa.src).map(|key| {
                 tracing::info!(spi = %key.spi, src = %key.src, dst = %key.dst, "SA deleted");
             })),
+            Request::SaReserve { dst, src, spi, lifetime_s } => {
+                done(controller.reserve(dst, src, spi, lifetime_s).map(|spi| Reserved { spi }))
+            }
+            Request::SaRelease { sa } => done(controller.release(sa.spi, sa.dst, sa.src)),
             Request::SaList {} => {
                 let now = controller.now();
-                Response::ok(controller.sas().map(|sa| report(sa, now)).collect::<Vec<_>>())
+                let larval = controller.reservations().map(|reservation| report_larval(reservation, now));
+                let mut list: Vec<SaReport> = controller.sas().map(|sa| report(sa, now)).chain(larval).collect();
+                list.sort_by_key(|sa| (sa.spi, sa.dst, sa.src));
+                Response::ok(list)
             }
             Request::SaShow { sa } => {
                 let now = controller.now();
-                done(controller.find_sa(sa.spi, sa.dst, sa.src).map(|sa| report(sa, now)))
+                let found = controller.find_sa(sa.spi, sa.dst, sa.src).map(|sa| report(sa, now));
+                let larval = || controller.find_reservation(sa.spi, sa.dst, sa.src).ok();
+                match (found, larval()) {
+                    (Err(ControlError::NoSuchSa { .. }), Some(larval)) => Response::ok(report_larval(larval, now)),
+                    (found, _) => done(found),
+                }
             }
             Request::PluginList {} => Response::ok(plugins(controller)),
             Request::PluginBind { plugin, instance, gate, filter, priority, settings } => {
@@ -91,7 +110,8 @@ impl<P: Platform> Handler for Daemon<P> {
                 Err(error) => Response::Error(error.to_string()),
             },
             Request::InvalidSpi { limit } => Response::ok(controller.notifier().report(controller.now(), limit)),
-        }
+        };
+        response.into()
     }
 }
 
@@ -119,22 +139,47 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 }
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
-    let StoredSa { sa, params, installed } = stored;
+    let StoredSa { sa, params, installed, source, .. } = stored;
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
-        src: params.src,
+        src: Some(params.src),
         dst: params.dst,
+        peer: params.peer.clone(),
+        source: sa.is_used().then_some(*source),
         mode: params.mode.to_string(),
         encap: params.encap.to_string(),
         transform: params.transform.name(),
         esn: params.transform.esn(),
         replay_window: params.replay_window.get(),
         selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },
-        state: "mature".to_owned(),
+        state: if sa.phase().get().is_some() { "dying" } else { "mature" }.to_owned(),
+        lifetime: params.lifetime,
         age_s: now.since(*installed) / Nanos::SECOND,
         highest_seq: sa.window.highest().map(|seq| seq.0),
         totals: sa.totals(),
+    }
+}
+
+fn report_larval(stored: &StoredReservation, now: Nanos) -> SaReport {
+    let StoredReservation { reservation: Reservation { spi, dst, src, .. }, made, .. } = *stored;
+    SaReport {
+        spi,
+        src,
+        dst,
+        peer: None,
+        source: None,
+        mode: String::new(),
+        encap: String::new(),
+        transform: String::new(),
+        esn: false,
+        replay_window: 0,
+        selectors: SelectorSpec::default(),
+        state: "larval".to_owned(),
+        lifetime: Lifetime::default(),
+        age_s: now.since(made) / Nanos::SECOND,
+        highest_seq: None,
+        totals: SaTotals::default(),
     }
 }
 

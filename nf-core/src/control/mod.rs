@@ -9,3 +9,4 @@ pub mod controller;
 pub mod handler;
 pub mod proto;
 pub mod server;
+pub mod subscribers;

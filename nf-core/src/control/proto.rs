@@ -7,6 +7,14 @@
 //! < {"ok":{"rx":{"packets":17,"octets":2210},...}}
 //! ```
 //!
+//! `subscribe` turns a connection into a stream of events, a line each, which ends with the connection:
+//!
+//! ```text
+//! > {"op":"subscribe","kinds":["invalid-spi"]}
+//! < {"ok":{"kinds":["invalid-spi"],"now_ns":5000000000}}
+//! < {"event":{"kind":"invalid-spi","spi":3076621886,"src":"10.1.1.1","dst":"10.10.1.2","udp_ports":null,...}}
+//! ```
+//!
 //! Each request gets exactly one response, in order, and a connection serves any number of them. Requests are strict, an
 //! unknown field is refused, so that a misspelt option isn't lost. Responses are lenient: a client skips fields that it
 //! doesn't know, so fields may be added without a new [`VERSION`]. Keys go in and never come out.
@@ -18,7 +26,9 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use crate::config::FilterSpec;
+use crate::notify::Class;
 use crate::sa::inbound::SaTotals;
+use crate::sa::lifetime::{Lifetime, Limit, Unit};
 use crate::sa::spec::{SaSpec, SelectorSpec};
 use crate::types::Spi;
 
@@ -49,6 +59,27 @@ pub enum Request {
     },
     /// Deletes an SA.
     SaDel {
+        /// Which.
+        #[serde(flatten)]
+        sa: SaName,
+    },
+    /// Reserves an SPI for an SA that is on its way, which makes it larval: [`Reserved`]. `sa-add` with the SPI and the
+    /// destination makes it mature.
+    SaReserve {
+        /// Outer destination: one of our addresses.
+        dst: IpAddr,
+        /// Outer source, where the peer's address is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        src: Option<IpAddr>,
+        /// The SPI; without one, one that is in use nowhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spi: Option<Spi>,
+        /// Seconds after which an SPI that has not become an SA is free again.
+        #[serde(default = "default_lifetime_s")]
+        lifetime_s: u64,
+    },
+    /// Gives a reserved SPI back.
+    SaRelease {
         /// Which.
         #[serde(flatten)]
         sa: SaName,
@@ -93,6 +124,12 @@ pub enum Request {
     InvalidSpi {
         /// Flows at most.
         limit: usize,
+    },
+    /// Events from now on: [`Subscribed`], then an [`EventLine`] for each. The connection takes no further request.
+    Subscribe {
+        /// Which; all if none is named.
+        #[serde(default)]
+        kinds: Vec<EventKind>,
     },
 }
 
@@ -146,6 +183,10 @@ pub fn without_values(message: &str) -> String {
 
 fn default_priority() -> u16 {
     100
+}
+
+fn default_lifetime_s() -> u64 {
+    30
 }
 
 /// An SA by its SPI, and by its addresses where several have that.
@@ -233,15 +274,21 @@ pub struct PortReport {
     pub tx_errors: u64,
 }
 
-/// An SA, without its keys.
+/// An SA, without its keys. Of a larval SA only SPI, addresses, state and age are known.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SaReport {
     /// SPI.
     pub spi: Spi,
-    /// Outer source.
-    pub src: IpAddr,
+    /// Outer source; none where an SPI is reserved for whatever source.
+    pub src: Option<IpAddr>,
     /// Outer destination.
     pub dst: IpAddr,
+    /// The peer's name, if the SA was given one.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// Where authentic packets come from, once there are any; followed for SAs in UDP.
+    #[serde(default)]
+    pub source: Option<Endpoint>,
     /// `tunnel` or `transport`.
     pub mode: String,
     /// `none` or `udp`.
@@ -254,15 +301,248 @@ pub struct SaReport {
     pub replay_window: u32,
     /// What may be inside.
     pub selectors: SelectorSpec,
-    /// `mature`.
+    /// `larval`: reserved, the keys are on their way; `mature`; or `dying`: to be rekeyed, a soft limit is reached.
     pub state: String,
-    /// Seconds since it was installed.
+    /// Seconds since it was installed, or reserved.
     pub age_s: u64,
+    /// How long it may be used.
+    #[serde(default)]
+    pub lifetime: Lifetime,
     /// The highest authentic sequence number.
     pub highest_seq: Option<u64>,
     /// What has come in on it.
     #[serde(flatten)]
     pub totals: SaTotals,
+}
+
+/// A reserved SPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reserved {
+    /// The SPI.
+    pub spi: Spi,
+}
+
+/// The answer to [`Request::Subscribe`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// The kinds of events that come.
+    pub kinds: Vec<EventKind>,
+    /// The time of the daemon's clock, to which `at_ns` of the events relates.
+    pub now_ns: u64,
+}
+
+macro_rules! event_kinds {
+    ($($(#[$doc:meta])* $variant:ident $name:literal,)*) => {
+        /// What can be subscribed to.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum EventKind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl EventKind {
+            /// All of them.
+            pub const ALL: &'static [EventKind] = &[$(EventKind::$variant,)*];
+
+            /// The name on the socket and on the command line.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(EventKind::$variant => $name,)*
+                }
+            }
+        }
+
+        impl std::str::FromStr for EventKind {
+            type Err = String;
+
+            fn from_str(name: &str) -> Result<EventKind, String> {
+                let known = EventKind::ALL.iter().copied();
+                known.clone().find(|kind| kind.name() == name).ok_or_else(|| {
+                    let names = known.map(EventKind::name).collect::<Vec<_>>().join(", ");
+                    format!("there is no kind of event `{name}`; there are {names}")
+                })
+            }
+        }
+    };
+}
+
+event_kinds! {
+    /// A packet on an SPI that no SA has.
+    InvalidSpi "invalid-spi",
+    /// The first authentic packet on an SA.
+    SaFirstPacket "sa-first-packet",
+    /// An SA has reached a limit of its lifetime.
+    SaLifetime "sa-lifetime",
+    /// An SA's source address or port has changed.
+    SaAddressChanged "sa-address-changed",
+    /// Packets of an SA came again, or too late for its replay window.
+    SaReplay "sa-replay",
+    /// Packets on an SA whose integrity check value is wrong.
+    SaAuthFailure "sa-auth-failure",
+    /// A reserved SPI ran out before it became an SA.
+    SaReservationExpired "sa-reservation-expired",
+}
+
+/// A line of the event stream.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventLine {
+    /// An event.
+    Event(EventReport),
+    /// The last line: why the stream ends.
+    Error(String),
+}
+
+/// An event. `at_ns` is the time at which it was seen, in nanoseconds of the daemon's clock, which begins with the daemon
+/// and never jumps.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum EventReport {
+    /// Packets on an SPI that no SA has: of each flow the first one, then at most one event a second.
+    InvalidSpi(InvalidSpiEvent),
+    /// The first authentic packet on an SA: the peer uses it.
+    SaFirstPacket {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// When.
+        at_ns: u64,
+    },
+    /// An SA has reached a limit of its lifetime: at a soft one it is to be rekeyed, at a hard one it is deleted.
+    SaLifetime {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Soft or hard.
+        limit: Limit,
+        /// Of what.
+        unit: Unit,
+        /// When.
+        at_ns: u64,
+    },
+    /// Packets of an SA were refused as replays: at most one event a second for an SA.
+    SaReplay {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Packets since the last such event.
+        packets: u64,
+        /// When it was noticed.
+        at_ns: u64,
+    },
+    /// Packets on an SA were not authentic: at most one event a second for an SA.
+    SaAuthFailure {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Packets since the last such event.
+        packets: u64,
+        /// When it was noticed.
+        at_ns: u64,
+    },
+    /// The newest authentic packet of an SA came from another address or port than the one before: a NAT has
+    /// changed its mapping, or the peer has moved.
+    SaAddressChanged {
+        /// The SA, with the source that it was installed with.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Where packets came from before.
+        from: Endpoint,
+        /// Where they come from now.
+        to: Endpoint,
+        /// When.
+        at_ns: u64,
+    },
+    /// A reserved SPI ran out before it became an SA. It is free again.
+    SaReservationExpired {
+        /// SPI.
+        spi: Spi,
+        /// Outer destination.
+        dst: IpAddr,
+        /// Outer source, if the reservation named one.
+        src: Option<IpAddr>,
+        /// When.
+        at_ns: u64,
+    },
+    /// The subscriber was too slow: so many events were lost for it.
+    Lost {
+        /// How many.
+        count: u64,
+    },
+    /// An event that this release doesn't know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl EventReport {
+    /// What can be subscribed to, to get this; none for what comes unasked.
+    pub const fn kind(&self) -> Option<EventKind> {
+        match self {
+            EventReport::InvalidSpi(_) => Some(EventKind::InvalidSpi),
+            EventReport::SaFirstPacket { .. } => Some(EventKind::SaFirstPacket),
+            EventReport::SaLifetime { .. } => Some(EventKind::SaLifetime),
+            EventReport::SaAddressChanged { .. } => Some(EventKind::SaAddressChanged),
+            EventReport::SaReplay { .. } => Some(EventKind::SaReplay),
+            EventReport::SaAuthFailure { .. } => Some(EventKind::SaAuthFailure),
+            EventReport::SaReservationExpired { .. } => Some(EventKind::SaReservationExpired),
+            EventReport::Lost { .. } | EventReport::Unknown => None,
+        }
+    }
+}
+
+/// Packets on an SPI that no SA has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InvalidSpiEvent {
+    /// SPI.
+    pub spi: Spi,
+    /// Outer source.
+    pub src: IpAddr,
+    /// Outer destination.
+    pub dst: IpAddr,
+    /// UDP ports of the last packet, source first, if it came in UDP.
+    pub udp_ports: Option<(u16, u16)>,
+    /// Whether it passes or the peer is stuck.
+    pub class: Class,
+    /// Packets of the flow since its last event, as far as cores have counted them apart: at least one.
+    pub packets: u64,
+    /// The sequence number of the last packet.
+    pub seq: u32,
+    /// The port that it came in on.
+    pub interface: String,
+    /// When.
+    pub at_ns: u64,
+}
+
+/// An SA, as events name it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SaId {
+    /// SPI.
+    pub spi: Spi,
+    /// Outer source.
+    pub src: IpAddr,
+    /// Outer destination.
+    pub dst: IpAddr,
+    /// The peer's name, if the SA has one.
+    #[serde(default)]
+    pub peer: Option<String>,
+}
+
+/// Where packets come from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Outer source address.
+    pub address: IpAddr,
+    /// UDP source port; none without UDP, or where no packet has shown it yet.
+    pub port: Option<u16>,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(port) => std::net::SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
 }
 
 /// Plugins.
@@ -335,6 +615,13 @@ mod tests {
         same(&Request::SaDel { sa }, json!({"op": "sa-del", "spi": 3_076_621_886u32}));
         let sa = SaName { dst: Some("2001:db8::1".parse().unwrap()), ..sa };
         same(&Request::SaShow { sa }, json!({"op": "sa-show", "spi": 3_076_621_886u32, "dst": "2001:db8::1"}));
+        let reserve = Request::SaReserve { dst: "10.10.1.2".parse().unwrap(), src: None, spi: None, lifetime_s: 30 };
+        same(&reserve, json!({"op": "sa-reserve", "dst": "10.10.1.2", "lifetime_s": 30}));
+        let sa = SaName { spi: Spi(256), dst: None, src: None };
+        same(&Request::SaRelease { sa }, json!({"op": "sa-release", "spi": 256}));
+        let subscribe = Request::Subscribe { kinds: EventKind::ALL.to_vec() };
+        let kinds: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+        same(&subscribe, json!({"op": "subscribe", "kinds": kinds}));
         let unbind = Request::PluginUnbind { instance: "cap".to_owned(), gate: Some("egress".to_owned()) };
         same(&unbind, json!({"op": "plugin-unbind", "instance": "cap", "gate": "egress"}));
     }
@@ -395,6 +682,63 @@ mod tests {
         ] {
             assert_eq!(without_values(message), wanted);
         }
+    }
+
+    #[test]
+    fn events_are_lines_of_this_shape() {
+        let (src, dst): (IpAddr, IpAddr) = ("10.1.1.1".parse().unwrap(), "10.10.1.2".parse().unwrap());
+        let sa = SaId { spi: Spi(256), src, dst, peer: Some("branch".to_owned()) };
+        let invalid = InvalidSpiEvent {
+            spi: Spi(256),
+            src,
+            dst,
+            udp_ports: Some((61000, 4500)),
+            class: Class::Transient,
+            packets: 7,
+            seq: 1,
+            interface: "wan".to_owned(),
+            at_ns: 5,
+        };
+        let (from, to) = (Endpoint { address: src, port: None }, Endpoint { address: dst, port: Some(4500) });
+        for (event, wanted) in [
+            (
+                EventReport::InvalidSpi(invalid),
+                json!({"kind": "invalid-spi", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "udp_ports": [61000, 4500],
+                       "class": "transient", "packets": 7, "seq": 1, "interface": "wan", "at_ns": 5}),
+            ),
+            (
+                EventReport::SaFirstPacket { sa: sa.clone(), at_ns: 5 },
+                json!({"kind": "sa-first-packet", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
+                       "at_ns": 5}),
+            ),
+            (
+                EventReport::SaLifetime { sa: sa.clone(), limit: Limit::Soft, unit: Unit::Bytes, at_ns: 5 },
+                json!({"kind": "sa-lifetime", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
+                       "limit": "soft", "unit": "bytes", "at_ns": 5}),
+            ),
+            (
+                EventReport::SaReplay { sa: sa.clone(), packets: 9, at_ns: 5 },
+                json!({"kind": "sa-replay", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
+                       "packets": 9, "at_ns": 5}),
+            ),
+            (
+                EventReport::SaAddressChanged { sa, from, to, at_ns: 5 },
+                json!({"kind": "sa-address-changed", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
+                       "from": {"address": "10.1.1.1", "port": null}, "to": {"address": "10.10.1.2", "port": 4500},
+                       "at_ns": 5}),
+            ),
+            (
+                EventReport::SaReservationExpired { spi: Spi(256), dst, src: None, at_ns: 5 },
+                json!({"kind": "sa-reservation-expired", "spi": 256, "dst": "10.10.1.2", "src": null, "at_ns": 5}),
+            ),
+            (EventReport::Lost { count: 3 }, json!({"kind": "lost", "count": 3})),
+        ] {
+            let line = serde_json::to_value(EventLine::Event(event.clone())).unwrap();
+            assert_eq!(line, json!({"event": wanted}));
+            assert_eq!(serde_json::from_value::<EventLine>(line).unwrap(), EventLine::Event(event));
+        }
+        let newer = json!({"event": {"kind": "of-a-later-release", "field": 1}});
+        assert_eq!(serde_json::from_value::<EventLine>(newer).unwrap(), EventLine::Event(EventReport::Unknown));
     }
 
     #[test]

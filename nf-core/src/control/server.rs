@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::proto::{Request, Response};
+use super::proto::{Request, Response, Subscribed};
+use super::subscribers::Subscription;
 use connection::Connection;
 use socket::Socket;
 
@@ -120,7 +121,22 @@ pub enum ServerError {
 /// What answers requests. It runs on the control thread.
 pub trait Handler {
     /// Carries a request out and says how it went.
-    fn handle(&mut self, request: Request) -> Response;
+    fn handle(&mut self, request: Request) -> Reply;
+}
+
+/// How a request went.
+#[derive(Debug)]
+pub enum Reply {
+    /// An answer, and the next request may come.
+    Response(Response),
+    /// From now on the connection carries these events.
+    Events(Subscribed, Subscription),
+}
+
+impl From<Response> for Reply {
+    fn from(response: Response) -> Reply {
+        Reply::Response(response)
+    }
 }
 
 /// A request on its way to the control thread.
@@ -128,7 +144,7 @@ struct Call {
     request: Request,
     /// When the client is told that there was no answer.
     deadline: Instant,
-    reply: Sender<Response>,
+    reply: Sender<Reply>,
 }
 
 /// The connected clients: so many are they, and by these handles they are cut off.

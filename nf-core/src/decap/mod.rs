@@ -18,11 +18,13 @@ use crate::core::CoreCx;
 use crate::counters::Consumed;
 use crate::crypto::OpenJob;
 use crate::drop::DropReason;
-use crate::event::{Event, InvalidSpi};
+use crate::event::{Event, InvalidSpi, SaRef};
 use crate::lanes::{BURST, Lane, Lanes};
 use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
 use crate::sa::inbound::Sa;
+use crate::sa::larval::ReservationId;
 use crate::sa::replay::Refused;
+use crate::sa::spec::Encap;
 use crate::sa::table::Lookup;
 use crate::types::{SeqNo, Spi};
 use crate::wire::IpVersion;
@@ -57,6 +59,19 @@ impl PluginKind for DecapPlugin {
 /// A core's part. It has no state of its own: SAs are the core's.
 struct Decap;
 
+/// Why a packet goes no further now.
+enum Stop {
+    Drop(DropReason),
+    /// Its SA is on its way.
+    Hold(ReservationId),
+}
+
+impl From<DropReason> for Stop {
+    fn from(why: DropReason) -> Stop {
+        Stop::Drop(why)
+    }
+}
+
 /// A packet whose SA is known.
 #[derive(Clone, Copy)]
 struct Job<'s> {
@@ -75,7 +90,8 @@ impl Plugin for Decap {
         for lane in lanes {
             match locate(core, sad, batch, lane).and_then(|sa| admit(core, batch, lane, sa)) {
                 Ok(job) => jobs.push(job),
-                Err(why) => batch.drop(lane, why),
+                Err(Stop::Drop(why)) => batch.drop(lane, why),
+                Err(Stop::Hold(reservation)) => batch.hold(lane, reservation),
             }
         }
         // By SA, and in arrival order within an SA. Does nothing much where all are of one SA.
@@ -93,6 +109,10 @@ impl Plugin for Decap {
             }
         }
     }
+
+    fn holds(&self) -> bool {
+        true
+    }
 }
 
 /// Stage 1: the packet's SA.
@@ -101,23 +121,25 @@ fn locate<'s>(
     sad: &'s crate::sa::table::SaTable,
     batch: &Batch<'_>,
     lane: Lane,
-) -> Result<&'s Sa, DropReason> {
+) -> Result<&'s Sa, Stop> {
     let packet = batch.packet(lane);
     let (headers, frame) = (packet.headers(), packet.data());
     let (Some(spi), Some(src), Some(dst)) = (headers.spi(frame), headers.src(frame), headers.dst(frame)) else {
-        return Err(DropReason::EspTruncated);
+        return Err(DropReason::EspTruncated.into());
     };
     if !spi.is_assignable() {
-        return Err(if spi == Spi(0) { DropReason::SpiZero } else { DropReason::SpiReserved });
+        return Err(if spi == Spi(0) { DropReason::SpiZero } else { DropReason::SpiReserved }.into());
     }
     let v6 = headers.version() == Some(IpVersion::V6);
     match sad.lookup(spi, dst, src) {
         Lookup::Found(sa) => Ok(sa),
-        Lookup::Deleted => Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }),
+        Lookup::Larval(reservation) => Err(Stop::Hold(reservation)),
+        Lookup::Deleted => Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into()),
         Lookup::Unknown => {
-            if core.limiter.offer(core.now, src, dst, spi) {
+            if let Some(packets) = core.limiter.offer(core.now, src, dst, spi) {
                 let event = Event::InvalidSpi(InvalidSpi {
                     spi,
+                    packets,
                     seq: headers.seq_low(frame).unwrap_or_default(),
                     src,
                     dst,
@@ -126,22 +148,24 @@ fn locate<'s>(
                     core: core.id,
                     at: core.now,
                 });
-                if !core.events.send(event) {
-                    core.counters.event_lost();
-                }
+                core.tell(event);
             }
-            Err(if v6 { DropReason::UnknownSpiV6 } else { DropReason::UnknownSpiV4 })
+            Err(if v6 { DropReason::UnknownSpiV6 } else { DropReason::UnknownSpiV4 }.into())
         }
     }
 }
 
 /// Stage 2: what can be said of the packet before anything is spent on it.
-fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, DropReason> {
+fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, Stop> {
     let packet = batch.packet(lane);
     let (headers, frame) = (packet.headers(), packet.data());
     let esp_len = headers.esp_range().len();
     if sa.layout.payload_range(esp_len).is_none() {
-        return Err(DropReason::PadOrLength);
+        return Err(DropReason::PadOrLength.into());
+    }
+    if sa.phase().is_over() {
+        let v6 = headers.version() == Some(IpVersion::V6);
+        return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into());
     }
     let low = headers.seq_low(frame).ok_or(DropReason::EspTruncated)?;
     let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
@@ -192,7 +216,7 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
 }
 
 /// Stage 4: the window takes the numbers of authentic packets. A number that came twice in one burst falls out here.
-fn commit(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
+fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
     let mut refused = Lanes::NONE;
     for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
         let Some(sa) = run.first().map(|job| job.sa) else {
@@ -206,14 +230,40 @@ fn commit(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
             }
         });
         let counters = sa.counters(core.id);
-        let (mut packets, mut octets) = (0, 0);
+        let (mut packets, mut octets, mut newest) = (0, 0, None);
         for job in run.iter().filter(|job| !refused.contains(job.lane)) {
             packets += 1;
+            newest = newest.filter(|newest: &&Job<'_>| newest.seq > job.seq).or(Some(job));
             let esp_len = batch.packet(job.lane).headers().esp_range().len();
             octets += sa.layout.payload_range(esp_len).map_or(0, |payload| payload.len() as u64);
         }
         counters.packets.add(packets);
         counters.octets.add(octets);
+        if let Some(newest) = newest {
+            tell(core, batch, newest);
+        }
     }
     jobs.retain(|job| !refused.contains(job.lane));
+}
+
+/// Tells the control thread what the newest of an SA's authentic packets shows.
+fn tell(core: &mut CoreCx<'_>, batch: &Batch<'_>, job: &Job<'_>) {
+    let (at, sa) = (core.now, SaRef { key: job.sa.key, id: job.sa.id });
+    if job.sa.note_use() {
+        core.tell(Event::FirstPacket { sa, at });
+    }
+    if let Some((limit, unit)) = job.sa.note_progress(job.seq) {
+        core.tell(Event::LimitReached { sa, limit, unit, at });
+    }
+    // A packet that another one overtook may come from where the peer was before (RFC 7296 2.23).
+    if job.sa.encap == Encap::Udp && job.sa.window.highest() == Some(job.seq) {
+        let packet = batch.packet(job.lane);
+        let (headers, frame) = (packet.headers(), packet.data());
+        let port = headers.udp_ports(frame).map(|(src, _)| src);
+        if let Some(address) = headers.src(frame)
+            && job.sa.note_source(address, port)
+        {
+            core.tell(Event::SourceChanged { sa, address, port, at });
+        }
+    }
 }

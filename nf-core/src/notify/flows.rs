@@ -43,6 +43,10 @@ pub(super) struct Flow {
     pub(super) class: Class,
     pub(super) events: u64,
     pub(super) messages: u64,
+    /// Packets that the cores have counted for it.
+    pub(super) packets: u64,
+    /// When subscribers heard of it last, and at how many packets.
+    pub(super) published: Option<(Nanos, u64)>,
     udp_ports: Option<(u16, u16)>,
 }
 
@@ -56,6 +60,7 @@ impl Flow {
             class: self.class,
             first_seen_s: now.since(self.first_seen) / Nanos::SECOND,
             last_seen_s: now.since(self.last_seen) / Nanos::SECOND,
+            packets: self.packets,
             events: self.events,
             messages: self.messages,
         }
@@ -81,7 +86,13 @@ impl Flows {
     }
 
     /// The flow of an event, made if it is new, and whether another had to go for it.
-    pub(super) fn touch(&mut self, now: Nanos, key: FlowKey, udp_ports: Option<(u16, u16)>) -> (&mut Flow, bool) {
+    pub(super) fn touch(
+        &mut self,
+        now: Nanos,
+        key: FlowKey,
+        udp_ports: Option<(u16, u16)>,
+        packets: u32,
+    ) -> (&mut Flow, bool) {
         let mut evicted = false;
         match self.by_key.get(&key) {
             Some(flow) => {
@@ -103,10 +114,13 @@ impl Flows {
             class: Class::Transient,
             events: 0,
             messages: 0,
+            packets: 0,
+            published: None,
             udp_ports,
         });
         flow.last_seen = now;
         flow.events += 1;
+        flow.packets += u64::from(packets);
         flow.udp_ports = udp_ports;
         (flow, evicted)
     }

@@ -20,6 +20,8 @@ struct Place {
     flow: u64,
     /// None before the first event.
     last: Option<Nanos>,
+    /// Packets since then.
+    packets: u32,
 }
 
 /// A core's limit on invalid-SPI events. Of a flow that goes on it lets one a second through; flows that are new share
@@ -44,15 +46,19 @@ impl Default for CoreLimiter {
 }
 
 impl CoreLimiter {
-    /// Whether a packet on an unknown SPI is worth an event.
+    /// Whether a packet on an unknown SPI is worth an event: if so, how many packets of its flow that event stands for,
+    /// this one included. A flow that was pushed out of its place begins anew at one.
     #[inline]
-    pub fn offer(&mut self, now: Nanos, src: IpAddr, dst: IpAddr, spi: Spi) -> bool {
+    pub fn offer(&mut self, now: Nanos, src: IpAddr, dst: IpAddr, spi: Spi) -> Option<u32> {
         let flow = self.hash(src, dst, spi);
-        let Some(place) = self.places.get_mut(flow as usize % PLACES) else {
-            return false;
-        };
-        if place.flow == flow && place.last.is_some_and(|last| now.since(last) < FLOW_INTERVAL) {
-            return false;
+        let place = self.places.get_mut(flow as usize % PLACES)?;
+        let known = place.flow == flow && place.last.is_some();
+        let packets = if known { place.packets.saturating_add(1) } else { 1 };
+        if known {
+            place.packets = packets;
+            if place.last.is_some_and(|last| now.since(last) < FLOW_INTERVAL) {
+                return None;
+            }
         }
         let fresh = now.since(self.filled) / NANOS_PER_TOKEN;
         if fresh > 0 {
@@ -60,11 +66,11 @@ impl CoreLimiter {
             self.filled = Nanos(self.filled.0 + fresh * NANOS_PER_TOKEN);
         }
         if self.tokens == 0 {
-            return false;
+            return None;
         }
         self.tokens -= 1;
-        *place = Place { flow, last: Some(now) };
-        true
+        *place = Place { flow, last: Some(now), packets: 0 };
+        Some(packets)
     }
 
     #[inline]
@@ -93,16 +99,19 @@ mod tests {
     #[test]
     fn a_flow_that_goes_on_is_an_event_a_second() {
         let mut limiter = CoreLimiter::default();
-        let events = (0..100_000u64).filter(|n| limiter.offer(Nanos(n * 100_000), SRC, DST, Spi(7))).count();
-        assert_eq!(events, 10, "ten seconds at 10,000 packets a second");
+        let events: Vec<u32> =
+            (0..100_000u64).filter_map(|n| limiter.offer(Nanos(n * 100_000), SRC, DST, Spi(7))).collect();
+        assert_eq!(events.len(), 10, "ten seconds at 10,000 packets a second");
+        assert_eq!((events[0], events[1]), (1, 10_000), "packets since the event before");
     }
 
     #[test]
     fn new_flows_share_a_bucket() {
         let mut limiter = CoreLimiter::default();
         // A million flows in one second: the burst, and what the second refills.
-        let events =
-            (0..1_000_000u32).filter(|n| limiter.offer(Nanos(u64::from(*n) * 1000), SRC, DST, Spi(n + 256))).count();
+        let events = (0..1_000_000u32)
+            .filter(|n| limiter.offer(Nanos(u64::from(*n) * 1000), SRC, DST, Spi(n + 256)).is_some())
+            .count();
         assert!((1000..=2000).contains(&events), "{events}");
     }
 
@@ -110,7 +119,7 @@ mod tests {
     fn the_bucket_holds_no_more_than_a_burst() {
         let mut limiter = CoreLimiter::default();
         let later = Nanos::from_secs(3600);
-        let events = (0..10_000u32).filter(|n| limiter.offer(later, SRC, DST, Spi(n + 256))).count();
+        let events = (0..10_000u32).filter(|n| limiter.offer(later, SRC, DST, Spi(n + 256)).is_some()).count();
         assert!(events <= 1000, "{events}");
     }
 }

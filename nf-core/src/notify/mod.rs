@@ -26,6 +26,19 @@ const MINUTE: u64 = 60 * Nanos::SECOND;
 /// A flow that was not seen for this long is forgotten.
 const FORGET_AFTER: u64 = 10 * MINUTE;
 
+/// Subscribers hear of a flow once in this time. A little less than the cores' interval, so that an event that comes a
+/// moment early isn't held over for the next.
+const PUBLISH_INTERVAL: u64 = Nanos::SECOND * 9 / 10;
+
+/// What subscribers hear of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowNews {
+    /// Whether it passes or the peer is stuck.
+    pub class: Class,
+    /// Packets since the news before.
+    pub packets: u64,
+}
+
 /// Limits of the messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotifyConfig {
@@ -101,6 +114,9 @@ pub struct FlowReport {
     pub first_seen_s: u64,
     /// Seconds since the last event.
     pub last_seen_s: u64,
+    /// Packets, as far as cores count them apart: a core forgets a flow's count for other flows.
+    #[serde(default)]
+    pub packets: u64,
     /// Events; a flow that goes on makes one a second.
     pub events: u64,
     /// Messages printed.
@@ -119,16 +135,22 @@ impl Notifier {
         }
     }
 
-    /// Takes an event; `port` is the name of the port that the packet came in on.
-    pub fn on_event(&mut self, now: Nanos, event: &InvalidSpi, port: &str, sink: &mut impl Sink) {
+    /// Takes an event; `port` is the name of the port that the packet came in on. Gives what subscribers are to hear of
+    /// it: of a flow that comes on several cores, too, one event a second.
+    pub fn on_event(&mut self, now: Nanos, event: &InvalidSpi, port: &str, sink: &mut impl Sink) -> Option<FlowNews> {
         self.totals.events += 1;
         let key = FlowKey { src: event.src, dst: event.dst, spi: event.spi };
-        let (flow, evicted) = self.flows.touch(now, key, event.udp_ports);
+        let (flow, evicted) = self.flows.touch(now, key, event.udp_ports, event.packets);
         self.totals.evicted += u64::from(evicted);
         let stuck_now = flow.class == Class::Transient && now.since(flow.first_seen) >= self.config.interval;
         if stuck_now {
             flow.class = Class::Stuck;
         }
+        let news = flow.published.is_none_or(|(at, _)| now.since(at) >= PUBLISH_INTERVAL).then(|| {
+            let before = flow.published.map_or(0, |(_, packets)| packets);
+            flow.published = Some((now, flow.packets));
+            FlowNews { class: flow.class, packets: flow.packets - before }
+        });
         let due = flow.last_message.is_none_or(|last| now.since(last) >= self.config.interval);
         // The last quarter of the budget is for flows that go on: a flood of new ones can't hide them.
         let reserve = if flow.class == Class::Stuck { 0 } else { self.config.budget_per_min / 4 };
@@ -147,6 +169,7 @@ impl Notifier {
         if stuck_now {
             sink.emit(&Notice::stuck(event, now.since(flow.first_seen), flow.events, port));
         }
+        news
     }
 
     /// Does what is due: call it often. `packets` is how many packets on unknown SPIs the cores have counted since the
@@ -243,6 +266,7 @@ mod tests {
     fn event(spi: u32) -> InvalidSpi {
         InvalidSpi {
             spi: Spi(spi),
+            packets: 1,
             seq: 1,
             src: "10.1.1.1".parse().unwrap(),
             dst: "10.10.1.2".parse().unwrap(),

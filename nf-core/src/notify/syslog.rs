@@ -157,6 +157,7 @@ mod tests {
     fn notice() -> Notice {
         let event = InvalidSpi {
             spi: Spi(0xB761_863E),
+            packets: 1,
             seq: 7,
             src: "10.1.1.1".parse().unwrap(),
             dst: "10.10.1.2".parse().unwrap(),

@@ -76,8 +76,27 @@ impl Gates {
     }
 
     /// Runs `lanes` through a gate's bindings; gives those that no instance moved.
-    pub fn run(&mut self, gate: Gate, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut lanes: Lanes) -> Lanes {
-        for binding in &self.table.gates[gate.index()] {
+    pub fn run(&mut self, gate: Gate, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
+        self.run_from(0, gate, core, batch, lanes)
+    }
+
+    /// Runs `lanes`, which were held there, through the rest of a gate's bindings, from the one that may have held them
+    /// on; gives those that no instance moved.
+    pub fn resume(&mut self, gate: Gate, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
+        let holds = |binding: &Binding| self.instances[binding.slot.index()].as_ref().is_some_and(|it| it.holds());
+        let first = self.table.gates[gate.index()].iter().position(holds).unwrap_or(0);
+        self.run_from(first, gate, core, batch, lanes)
+    }
+
+    fn run_from(
+        &mut self,
+        first: usize,
+        gate: Gate,
+        core: &mut CoreCx<'_>,
+        batch: &mut Batch<'_>,
+        mut lanes: Lanes,
+    ) -> Lanes {
+        for binding in self.table.gates[gate.index()].iter().skip(first) {
             let chosen = binding.filter.select(batch, lanes);
             if chosen.is_empty() {
                 continue;

@@ -87,4 +87,10 @@ pub trait Plugin: Send {
     /// match its filter. Each may be dropped, consumed, transmitted or sent to a later gate; what is left alone goes
     /// on as if the instance weren't there.
     fn process(&mut self, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes);
+
+    /// Whether it may hold packets ([`Batch::hold`]). They come back to it, and not to what is bound before it: what has
+    /// seen a packet once doesn't see it again.
+    fn holds(&self) -> bool {
+        false
+    }
 }

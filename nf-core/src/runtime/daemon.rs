@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, SocketId, StartedPort, TxQueue};
 
 use super::clock::Clock;
+use super::holding::Holding;
 use super::reassembly::Reassembler;
 use super::worker::{Output, Worker};
 use super::{Error, eal, log};
@@ -21,8 +22,11 @@ use crate::plugin::Registry;
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 
-/// How often the control thread does what is due, if no request comes.
+/// How often the control thread does what is due.
 const TICK: Duration = Duration::from_millis(50);
+/// How often it looks whether a core has something to tell, if no request comes: recovery begins with that. A core tells
+/// it without a system call, so the control thread must look; this often costs it less than a hundredth of a CPU.
+const LOOK: Duration = Duration::from_millis(2);
 /// Empty rounds before a core that may sleep does.
 const ROUNDS_BEFORE_SLEEP: u32 = 1000;
 /// How long it sleeps.
@@ -131,7 +135,8 @@ fn serve(
         } else {
             None
         };
-        made.push((*lcore, Worker::new(core, clock, rx, tx, big.clone(), reassembler)));
+        let holding = Holding::new(config.sad.larval, clock);
+        made.push((*lcore, Worker::new(core, clock, rx, tx, big.clone(), reassembler, holding)));
     }
     let launch = |(lcore, worker)| {
         let (stop, idle) = (Arc::clone(stop), config.eal.idle);
@@ -158,8 +163,16 @@ fn control(
     stop: &AtomicBool,
     handles: Vec<LcoreHandle<()>>,
 ) -> Result<(), Error> {
+    let mut next_tick = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        server.serve(&mut daemon, TICK);
+        server.serve(&mut daemon, LOOK);
+        if daemon.controller.has_events() {
+            daemon.controller.take_events(clock.now());
+        }
+        if Instant::now() < next_tick {
+            continue;
+        }
+        next_tick = Instant::now() + TICK;
         daemon.controller.tick(clock.now());
         // A worker ends only when it is told to, or when it panics; the panic's message is on stderr.
         if let Some(dead) = handles.iter().find(|handle| handle.is_finished() && !stop.load(Ordering::Relaxed)) {

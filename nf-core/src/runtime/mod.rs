@@ -3,6 +3,7 @@
 mod clock;
 mod daemon;
 mod eal;
+mod holding;
 mod log;
 mod reassembly;
 mod replay;

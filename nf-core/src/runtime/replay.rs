@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use dpdk_rs::{Eal, Mempool, Port, PortConfig, SocketId};
 
 use super::clock::Clock;
+use super::holding::Holding;
 use super::reassembly::Reassembler;
 use super::worker::{Output, Worker};
 use super::{Error, eal, log};
@@ -98,7 +99,8 @@ fn play(
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
     if let Some(core) = cores.into_iter().next() {
-        let mut worker = Worker::new(core, clock, rx, outputs, big, reassembler);
+        let mut worker =
+            Worker::new(core, clock, rx, outputs, big, reassembler, Holding::new(config.sad.larval, clock));
         loop {
             if worker.poll() > 0 {
                 controller.tick(clock.now());

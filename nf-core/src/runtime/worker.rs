@@ -4,12 +4,14 @@ use arrayvec::ArrayVec;
 use dpdk_rs::{Burst, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
 
 use super::clock::Clock;
+use super::holding::Holding;
 use super::reassembly::Reassembler;
 use crate::batch::{Batch, Fate};
 use crate::core::Core;
 use crate::drop::DropReason;
 use crate::lanes::BURST;
 use crate::packet::Packet;
+use crate::sa::larval::{ReservationId, Settled};
 use crate::types::PortIndex;
 use crate::wire::{Headers, ethernet};
 
@@ -27,6 +29,16 @@ pub(super) struct Worker {
     reassembler: Option<Reassembler>,
     /// Reassembled datagrams, which go through the pipeline after the burst that completed them.
     whole: Burst<BURST>,
+    holding: Holding,
+}
+
+/// Where a burst enters the pipeline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// At its beginning.
+    Received,
+    /// Where it was held for an SA that has matured now.
+    Held,
 }
 
 /// A port's transmit queue, and what is to leave on it.
@@ -47,6 +59,7 @@ struct Outcome {
     start: usize,
     end: usize,
     headers: Headers,
+    reservation: Option<ReservationId>,
 }
 
 impl Worker {
@@ -57,13 +70,15 @@ impl Worker {
         tx: Vec<Option<Output>>,
         big: Mempool,
         reassembler: Option<Reassembler>,
+        holding: Holding,
     ) -> Worker {
-        Worker { core, clock, rx, tx, big, reassembler, whole: Burst::default() }
+        Worker { core, clock, rx, tx, big, reassembler, whole: Burst::default(), holding }
     }
 
     /// One round over all queues; gives how many packets came.
     pub(super) fn poll(&mut self) -> usize {
         self.core.poll_commands();
+        self.settle_held();
         let mut received = 0;
         for queue in 0..self.rx.len() {
             let mut burst = Burst::<BURST>::default();
@@ -78,16 +93,43 @@ impl Worker {
             received += count;
             let octets: usize = burst.as_slice().iter().map(Mbuf::pkt_len).sum();
             self.core.counters().rx().add(count as u64, octets as u64);
-            self.process(&mut burst, port);
+            self.process(&mut burst, port, Entry::Received);
             if !self.whole.is_empty() {
                 let mut whole = std::mem::take(&mut self.whole);
-                self.process(&mut whole, port);
+                self.process(&mut whole, port, Entry::Received);
             }
         }
+        let tsc = Tsc::now();
         if let Some(reassembler) = &mut self.reassembler {
-            reassembler.expire(Tsc::now(), self.core.counters());
+            reassembler.expire(tsc, self.core.counters());
         }
+        self.holding.expire(tsc, self.clock, self.core.counters());
         received
+    }
+
+    /// Sends on what was held for SAs that have matured, in order and in front of what is received next; gives up what
+    /// was held for reservations that have ended.
+    fn settle_held(&mut self) {
+        for settled in self.core.take_settled() {
+            let id = match settled {
+                Settled::Matured(id) => id,
+                Settled::Gone(id) => {
+                    self.holding.give_up(id, self.core.counters());
+                    continue;
+                }
+            };
+            let mut burst = Burst::<BURST>::default();
+            let mut burst_port = PortIndex(0);
+            while let Some(held) = self.holding.pop(id) {
+                if burst.is_full() || held.port != burst_port {
+                    self.process(&mut burst, burst_port, Entry::Held);
+                }
+                burst_port = held.port;
+                // There is room: a full burst has just been processed.
+                drop(burst.push(held.buffer));
+            }
+            self.process(&mut burst, burst_port, Entry::Held);
+        }
     }
 
     /// Gives up what is incomplete: there is nothing more to come.
@@ -95,9 +137,14 @@ impl Worker {
         if let Some(reassembler) = &mut self.reassembler {
             reassembler.finish(self.core.counters());
         }
+        self.holding.finish(self.core.counters());
     }
 
-    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex) {
+    /// Takes a burst, which is empty afterwards, through the pipeline.
+    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex, entry: Entry) {
+        if burst.is_empty() {
+            return;
+        }
         let tsc = Tsc::now();
         self.flatten(burst);
         let mut outcomes = ArrayVec::<Outcome, BURST>::new();
@@ -111,11 +158,20 @@ impl Worker {
                     let _ = batch.push(packet);
                 }
             }
-            self.core.process(self.clock.at(tsc), &mut batch);
+            match entry {
+                Entry::Received => self.core.process(self.clock.at(tsc), &mut batch),
+                Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
+            }
             outcomes.extend(batch.lanes().map(|lane| {
                 let packet = batch.packet(lane);
                 let range = packet.range();
-                Outcome { fate: batch.fate(lane), start: range.start, end: range.end, headers: packet.headers() }
+                Outcome {
+                    fate: batch.fate(lane),
+                    start: range.start,
+                    end: range.end,
+                    headers: packet.headers(),
+                    reservation: batch.reservation(lane),
+                }
             }));
         }
         let mut done = Burst::<BURST>::default();
@@ -129,6 +185,11 @@ impl Worker {
                     }
                 }
                 Fate::Reassemble => self.reassemble(mbuf, outcome.headers, tsc),
+                Fate::Hold => {
+                    if let Some(id) = outcome.reservation {
+                        self.holding.hold(id, mbuf, port, self.clock.at(tsc), self.core.counters());
+                    }
+                }
                 // Freed together: `done` has room for a burst.
                 Fate::Dropped(_) | Fate::Consumed(_) | Fate::Pending => drop(done.push(mbuf)),
             }

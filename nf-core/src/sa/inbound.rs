@@ -1,15 +1,16 @@
 //! An inbound SA as the cores use it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::policy::Selectors;
+use crate::sa::lifetime::{Lifetime, Limit, Phase, Unit};
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
-use crate::types::{CoreId, Spi};
+use crate::types::{CoreId, SeqNo, Spi};
 
 /// What tells one SA from another. RFC 4301 4.1 finds a unicast SA by SPI and destination; the source decides between
 /// two that share both.
@@ -43,22 +44,83 @@ pub struct Sa {
     /// Verifies and decrypts.
     pub opener: Box<dyn Opener>,
     counters: Box<[SaCounters]>,
+    /// What of its lifetime traffic uses up.
+    allowance: Allowance,
+    /// Which of its limits it has reached.
+    phase: Phase,
+    /// Whether an authentic packet has come.
+    used: AtomicBool,
+    /// Where the newest authentic packet came from, as [`fingerprint`]; 0 before the first.
+    source: AtomicU64,
 }
 
 impl Sa {
     /// Makes the SA with its key schedule, for `cores` cores.
     pub fn new(params: &SaParams, id: u32, engine: &dyn Engine, cores: usize) -> Result<Sa, EngineError> {
+        let window = ReplayWindow::new(params.replay_window, params.transform.esn());
         Ok(Sa {
+            allowance: Allowance::new(&params.lifetime, &window),
+            phase: Phase::default(),
             key: params.key(),
             id,
             mode: params.mode,
             encap: params.encap,
             layout: params.transform.layout(),
             selectors: params.selectors.clone(),
-            window: ReplayWindow::new(params.replay_window, params.transform.esn()),
+            window,
             opener: engine.prepare(&params.transform)?,
             counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
+            used: AtomicBool::new(false),
+            source: AtomicU64::new(0),
         })
+    }
+
+    /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.
+    #[inline]
+    pub fn note_progress(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
+        if !self.allowance.counts && newest < self.allowance.soft_seq {
+            return None;
+        }
+        self.reach(newest)
+    }
+
+    #[cold]
+    fn reach(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
+        let (used, allowance) = (self.totals(), &self.allowance);
+        let reached = [
+            (used.octets >= allowance.hard_octets, Limit::Hard, Unit::Bytes),
+            (used.packets >= allowance.hard_packets, Limit::Hard, Unit::Packets),
+            (newest >= allowance.last_seq, Limit::Hard, Unit::Sequence),
+            (used.octets >= allowance.soft_octets, Limit::Soft, Unit::Bytes),
+            (used.packets >= allowance.soft_packets, Limit::Soft, Unit::Packets),
+            (newest >= allowance.soft_seq, Limit::Soft, Unit::Sequence),
+        ];
+        let (_, limit, unit) = reached.into_iter().find(|(reached, ..)| *reached)?;
+        self.phase.reach(limit, unit).then_some((limit, unit))
+    }
+
+    /// Which of its limits it has reached.
+    #[inline]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Notes that an authentic packet has come; true for the first one.
+    #[inline]
+    pub fn note_use(&self) -> bool {
+        !self.used.load(Relaxed) && !self.used.swap(true, Relaxed)
+    }
+
+    /// Whether an authentic packet has come.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Relaxed)
+    }
+
+    /// Notes where the newest authentic packet came from; true where that is new, as it is for the first one.
+    #[inline]
+    pub fn note_source(&self, address: IpAddr, port: Option<u16>) -> bool {
+        let source = fingerprint(address, port);
+        self.source.load(Relaxed) != source && self.source.swap(source, Relaxed) != source
     }
 
     /// The counters that a core writes.
@@ -78,6 +140,53 @@ impl Sa {
             refused: sum.refused + core.refused.get(),
         })
     }
+}
+
+/// What traffic may use of an SA.
+#[derive(Debug)]
+struct Allowance {
+    /// Whether octets or packets are limited.
+    counts: bool,
+    soft_octets: u64,
+    hard_octets: u64,
+    soft_packets: u64,
+    hard_packets: u64,
+    soft_seq: SeqNo,
+    last_seq: SeqNo,
+}
+
+impl Allowance {
+    fn new(lifetime: &Lifetime, window: &ReplayWindow) -> Allowance {
+        let Lifetime { soft, hard } = lifetime;
+        let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        // A number that may come again can't run out.
+        let last_seq = window.last().unwrap_or(SeqNo(u64::MAX));
+        Allowance {
+            counts: [soft.bytes, soft.packets, hard.bytes, hard.packets].iter().any(Option::is_some),
+            soft_octets: or_none(soft.bytes),
+            hard_octets: or_none(hard.bytes),
+            soft_packets: or_none(soft.packets),
+            hard_packets: or_none(hard.packets),
+            // The last sixteenth is for the rekey: without ESN four minutes at a million packets a second.
+            soft_seq: SeqNo(last_seq.0 - last_seq.0 / 16),
+            last_seq,
+        }
+    }
+}
+
+/// An address and a port as a number that isn't 0: exact for IPv4. Two of IPv6 share one with a probability of 2^-63, and
+/// then a change of address goes unreported, no more.
+#[inline]
+fn fingerprint(address: IpAddr, port: Option<u16>) -> u64 {
+    let port = u64::from(port.unwrap_or(0));
+    let number = match address {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()) << 16 | port,
+        IpAddr::V6(v6) => {
+            let product = (v6.to_bits() ^ u128::from(port)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+            (product >> 64) as u64 ^ product as u64
+        }
+    };
+    number | 1 << 63
 }
 
 impl std::fmt::Debug for Sa {

@@ -1,6 +1,8 @@
 //! Security associations: what an operator or IKE asks for, what the cores keep of it.
 
 pub mod inbound;
+pub mod larval;
+pub mod lifetime;
 pub mod replay;
 pub mod spec;
 pub mod table;

@@ -13,6 +13,7 @@ use crate::crypto::{Integrity, Transform, TransformError};
 use crate::policy::Selectors;
 use crate::prefix::Prefix;
 use crate::sa::inbound::SaKey;
+use crate::sa::lifetime::Lifetime;
 use crate::sa::replay::WindowSize;
 use crate::types::Spi;
 
@@ -33,6 +34,9 @@ impl FieldError {
         FieldError { field, message: message.to_string() }
     }
 }
+
+/// The longest name of a peer, in octets.
+const MAX_PEER: usize = 255;
 
 /// The raw form of an SA: an `[[sa]]` table of nf.toml, or what `nf-ctl sa add` sends. Keys are zeroised when it is
 /// dropped, and not shown.
@@ -74,6 +78,12 @@ pub struct SaSpec {
     /// What may be inside; empty for anything.
     #[serde(default)]
     pub selectors: SelectorSpec,
+    /// The peer's name, for displays and events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// How long it may be used.
+    #[serde(default, skip_serializing_if = "Lifetime::is_none")]
+    pub lifetime: Lifetime,
 }
 
 /// Inner networks, as text.
@@ -262,6 +272,10 @@ pub struct SaParams {
     pub replay_window: WindowSize,
     /// What may be inside.
     pub selectors: Selectors,
+    /// The peer's name, if it was given one.
+    pub peer: Option<String>,
+    /// How long it may be used.
+    pub lifetime: Lifetime,
 }
 
 impl SaParams {
@@ -290,7 +304,19 @@ impl SaSpec {
                 src: prefixes("selectors.src", &self.selectors.src)?,
                 dst: prefixes("selectors.dst", &self.selectors.dst)?,
             },
+            peer: self.peer()?,
+            lifetime: self.lifetime.check().map(|()| self.lifetime)?,
         })
+    }
+
+    fn peer(&self) -> Result<Option<String>, FieldError> {
+        match &self.peer {
+            Some(name) if name.is_empty() || name.len() > MAX_PEER || name.chars().any(char::is_control) => {
+                let message = format_args!("isn't 1 to {MAX_PEER} octets of text on one line").to_string();
+                Err(FieldError::new("peer", message))
+            }
+            peer => Ok(peer.clone()),
+        }
     }
 
     fn spi(&self) -> Result<Spi, FieldError> {

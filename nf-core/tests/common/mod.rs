@@ -7,19 +7,26 @@
     reason = "each test binary uses its part of this; a failed unwrap is a failed test"
 )]
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use aes_gcm::Aes128Gcm;
+use aes_gcm::aead::{AeadInOut, KeyInit, Nonce};
 use nf_core::batch::{Batch, Fate};
 use nf_core::config::{Config, PortRole};
 use nf_core::control::controller::Controller;
 use nf_core::core::Core;
 use nf_core::counters::Snapshot;
 use nf_core::drop::DropReason;
+use nf_core::holding::{Held, HoldQueue};
 use nf_core::lanes::BURST;
 use nf_core::net::NetPort;
 use nf_core::notify::FanOut;
 use nf_core::packet::Packet;
 use nf_core::plugin::Registry;
+use nf_core::sa::larval::Settled;
+use nf_core::sa::spec::{SaParams, SaSpec};
 use nf_core::types::{Nanos, PortIndex};
 use nf_core::wire::ethernet::MacAddr;
 
@@ -30,6 +37,8 @@ const HEADROOM: usize = 128;
 pub struct Nf {
     pub controller: Controller,
     pub cores: Vec<Core>,
+    /// What each core holds for larval SAs.
+    pub holding: Vec<HoldQueue<Vec<u8>>>,
     pub now: Nanos,
     pub output: Vec<Vec<u8>>,
 }
@@ -62,7 +71,8 @@ impl Nf {
             |role: &PortRole| (format!("net-{role}"), NetPort { role: *role, mac: MacAddr::default(), next_hop: None });
         let ports = roles.iter().map(port).collect();
         let (controller, cores) = Controller::new(&config, registry, ports, cores, sinks).unwrap();
-        Nf { controller, cores, now: Nanos(1), output: Vec::new() }
+        let holding = cores.iter().map(|_| HoldQueue::new(config.sad.larval)).collect();
+        Nf { controller, cores, holding, now: Nanos(1), output: Vec::new() }
     }
 
     /// One burst after the other through core 0, from port 0.
@@ -79,33 +89,47 @@ impl Nf {
         self.output.extend(sent.into_iter().map(|(_, frame)| frame));
     }
 
-    /// One burst through a core; gives what leaves, and on which port.
+    /// One burst through a core; gives what leaves, and on which port. What was held for an SA that is there now goes
+    /// first.
     pub fn receive_on(&mut self, port: PortIndex, core: usize, frames: &[&[u8]]) -> Vec<(PortIndex, Vec<u8>)> {
-        let mut sent = Vec::new();
-        let core = &mut self.cores[core];
-        core.poll_commands();
-        let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| [&[0; HEADROOM][..], frame].concat()).collect();
-        let mut batch = Batch::default();
-        for (buffer, frame) in buffers.iter_mut().zip(frames) {
-            let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), port).unwrap();
-            core.counters().rx().add(1, frame.len() as u64);
-            batch.push(packet).unwrap();
+        let mut sent = self.poll(core);
+        for frame in frames {
+            self.cores[core].counters().rx().add(1, frame.len() as u64);
         }
-        core.process(self.now, &mut batch);
-        for lane in batch.lanes() {
-            let frame = batch.packet(lane).data();
-            match batch.fate(lane) {
-                Fate::Send(port) => {
-                    core.counters().tx().add(1, frame.len() as u64);
-                    sent.push((port, frame.to_vec()));
-                }
-                // There is no reassembler here.
-                Fate::Reassemble => core.counters().drops(DropReason::FragmentV4).add(1, frame.len() as u64),
-                Fate::Dropped(_) | Fate::Consumed(_) => {}
-                Fate::Pending => panic!("a packet without a fate"),
-            }
-        }
+        sent.extend(self.process(port, core, frames));
         sent
+    }
+
+    /// Lets a core apply what the control thread has sent, as a worker does between bursts; gives what leaves.
+    pub fn poll(&mut self, core: usize) -> Vec<(PortIndex, Vec<u8>)> {
+        poll(&mut self.cores[core], &mut self.holding[core], self.now)
+    }
+
+    /// Has the control thread make a change while the cores work; what leaves meanwhile is appended to the output.
+    pub fn control<T: Send>(&mut self, change: impl FnOnce(&mut Controller) -> T + Send) -> T {
+        let Nf { controller, cores, holding, now, output } = self;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let control = scope.spawn(|| {
+                let outcome = change(controller);
+                done.store(true, Ordering::Release);
+                outcome
+            });
+            loop {
+                let last = done.load(Ordering::Acquire);
+                for (core, holding) in cores.iter_mut().zip(holding.iter_mut()) {
+                    output.extend(poll(core, holding, *now).into_iter().map(|(_, frame)| frame));
+                }
+                if last || control.is_finished() {
+                    break control.join().unwrap();
+                }
+                std::thread::yield_now();
+            }
+        })
+    }
+
+    fn process(&mut self, port: PortIndex, core: usize, frames: &[&[u8]]) -> Vec<(PortIndex, Vec<u8>)> {
+        process(&mut self.cores[core], &mut self.holding[core], self.now, port, frames, false)
     }
 
     /// Lets the control thread do its work at a later time.
@@ -117,6 +141,170 @@ impl Nf {
     pub fn counters(&self) -> Snapshot {
         self.controller.counters()
     }
+}
+
+/// What a worker does between two bursts.
+fn poll(core: &mut Core, holding: &mut HoldQueue<Vec<u8>>, now: Nanos) -> Vec<(PortIndex, Vec<u8>)> {
+    core.poll_commands();
+    let mut sent = Vec::new();
+    for settled in core.take_settled() {
+        match settled {
+            Settled::Matured(id) => {
+                let held: Vec<_> = std::iter::from_fn(|| holding.pop(id)).collect();
+                for burst in held.chunks(BURST) {
+                    let frames: Vec<&[u8]> = burst.iter().map(|held| held.buffer.as_slice()).collect();
+                    sent.extend(process(core, holding, now, burst[0].port, &frames, true));
+                }
+            }
+            Settled::Gone(id) => {
+                while let Some(held) = holding.pop(id) {
+                    core.counters().drops(DropReason::LarvalTimeout).add(1, held.octets as u64);
+                }
+            }
+        }
+    }
+    holding.expire(now, |held| core.counters().drops(DropReason::LarvalTimeout).add(1, held.octets as u64));
+    sent
+}
+
+/// What a worker does with a burst: `resume` if it was held.
+fn process(
+    core: &mut Core,
+    holding: &mut HoldQueue<Vec<u8>>,
+    now: Nanos,
+    port: PortIndex,
+    frames: &[&[u8]],
+    resume: bool,
+) -> Vec<(PortIndex, Vec<u8>)> {
+    let mut sent = Vec::new();
+    let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| [&[0; HEADROOM][..], frame].concat()).collect();
+    let mut batch = Batch::default();
+    for (buffer, frame) in buffers.iter_mut().zip(frames) {
+        let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), port).unwrap();
+        batch.push(packet).unwrap();
+    }
+    if resume {
+        core.resume(now, &mut batch);
+    } else {
+        core.process(now, &mut batch);
+    }
+    for lane in batch.lanes() {
+        let frame = batch.packet(lane).data();
+        match batch.fate(lane) {
+            Fate::Send(port) => {
+                core.counters().tx().add(1, frame.len() as u64);
+                sent.push((port, frame.to_vec()));
+            }
+            // There is no reassembler here.
+            Fate::Reassemble => core.counters().drops(DropReason::FragmentV4).add(1, frame.len() as u64),
+            Fate::Hold => {
+                let held = Held { buffer: frame.to_vec(), octets: frame.len(), port, at: now };
+                if let Err(held) = holding.hold(batch.reservation(lane).unwrap(), held) {
+                    core.counters().drops(DropReason::LarvalFull).add(1, held.octets as u64);
+                }
+            }
+            Fate::Dropped(_) | Fate::Consumed(_) => {}
+            Fate::Pending => panic!("a packet without a fate"),
+        }
+    }
+    sent
+}
+
+/// A peer with an SA of AES-GCM: what it sends, and what the network function must know of it.
+#[derive(Clone)]
+pub struct Peer {
+    pub spi: u32,
+    pub src: [u8; 4],
+    pub dst: [u8; 4],
+    pub key: [u8; 20],
+    pub esn: bool,
+    /// In UDP from this port to 4500.
+    pub udp: Option<u16>,
+    /// The number of the last packet.
+    pub seq: u64,
+}
+
+impl Peer {
+    pub fn new(spi: u32) -> Peer {
+        Peer { spi, src: [10, 1, 1, 1], dst: [10, 10, 1, 2], key: [0x5A; 20], esn: false, udp: None, seq: 0 }
+    }
+
+    /// The SA as `sa-add` wants it, with other fields in addition.
+    pub fn spec(&self, more: &serde_json::Value) -> SaSpec {
+        let mut spec = serde_json::json!({
+            "spi": self.spi, "src": Ipv4Addr::from(self.src).to_string(), "dst": Ipv4Addr::from(self.dst).to_string(),
+            "mode": "tunnel", "alg": "aes-gcm-16", "key": hex::encode(self.key), "esn": self.esn,
+            "encap": if self.udp.is_some() { "udp" } else { "none" },
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        serde_json::from_value(spec).unwrap()
+    }
+
+    pub fn params(&self) -> SaParams {
+        self.params_with(&serde_json::Value::Null)
+    }
+
+    pub fn params_with(&self, more: &serde_json::Value) -> SaParams {
+        self.spec(more).validate().unwrap()
+    }
+
+    /// The next packet: an Ethernet frame, and in its innermost payload its sequence number.
+    pub fn next(&mut self) -> Vec<u8> {
+        self.seq += 1;
+        self.packet(self.seq)
+    }
+
+    /// The packet of a number.
+    pub fn packet(&self, seq: u64) -> Vec<u8> {
+        let payload = seq.to_be_bytes();
+        let inner = ipv4([192, 168, 1, 7], [172, 16, 0, 9], 253, &payload);
+        let mut esp = [&self.spi.to_be_bytes()[..], &(seq as u32).to_be_bytes(), &seq.to_be_bytes()].concat();
+        let additional = match self.esn {
+            true => [&self.spi.to_be_bytes()[..], &seq.to_be_bytes()].concat(),
+            false => esp[..8].to_vec(),
+        };
+        let nonce = [&self.key[16..], &seq.to_be_bytes()].concat();
+        let mut body = inner;
+        let padding = (4 - (body.len() + 2) % 4) % 4;
+        body.extend(1..=padding as u8);
+        body.extend([padding as u8, 4]);
+        let cipher = Aes128Gcm::new_from_slice(&self.key[..16]).unwrap();
+        let nonce = Nonce::<Aes128Gcm>::try_from(nonce.as_slice()).unwrap();
+        let tag = cipher.encrypt_inout_detached(&nonce, &additional, body.as_mut_slice().into()).unwrap();
+        esp.extend(body);
+        esp.extend(tag);
+        let (protocol, payload) = match self.udp {
+            None => (50, esp),
+            Some(port) => {
+                let len = esp.len() as u16 + 8;
+                let header = [port.to_be_bytes(), 4500u16.to_be_bytes(), len.to_be_bytes(), [0, 0]].concat();
+                (17, [header, esp].concat())
+            }
+        };
+        let outer = ipv4(self.src, self.dst, protocol, &payload);
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+        frame.extend(outer);
+        frame.resize(frame.len().max(60), 0);
+        frame
+    }
+}
+
+/// The number that a decapsulated packet of [`Peer::packet`] carries.
+pub fn number(frame: &[u8]) -> u64 {
+    u64::from_be_bytes(frame[34..42].try_into().unwrap())
+}
+
+fn ipv4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let len = (20 + payload.len()) as u16;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    packet.extend(src);
+    packet.extend(dst);
+    nf_core::wire::ipv4::refresh_checksum(&mut packet);
+    packet.extend(payload);
+    packet
 }
 
 /// The frames of a capture.

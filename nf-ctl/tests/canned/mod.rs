@@ -1,6 +1,7 @@
 //! A daemon for the tests of the command line: the real server and protocol, with a network function that has always
 //! seen the same traffic. Only SAs and the clearing of counters are real, so that their effect can be seen.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -9,15 +10,17 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nf_core::control::proto::{
-    BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response, SaName, SaReport,
-    Status, VERSION,
+    BindingReport, Endpoint, EventKind, EventReport, InstanceReport, InvalidSpiEvent, PluginKindReport, PluginReport,
+    PortReport, Request, Reserved, Response, SaId, SaName, SaReport, Status, Subscribed, VERSION,
 };
-use nf_core::control::server::{ControlServer, Handler};
+use nf_core::control::server::{ControlServer, Handler, Reply};
+use nf_core::control::subscribers::Subscribers;
 use nf_core::counters::{Consumed, CoreCounters, Snapshot};
 use nf_core::drop::DropReason;
 use nf_core::notify::{Class, FlowReport, NotifyReport};
 use nf_core::sa::inbound::SaTotals;
-use nf_core::sa::spec::SaSpec;
+use nf_core::sa::lifetime::{Lifetime, Limit, Unit};
+use nf_core::sa::spec::{SaSpec, SelectorSpec};
 use nf_core::types::Spi;
 
 /// The network function behind the socket.
@@ -40,10 +43,12 @@ impl Desk {
         let mut desk = Desk { cores, baseline: Snapshot::default(), sas: Vec::new() };
         let sa = serde_json::json!({
             "spi": "0x12345678", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
-            "key": "5a".repeat(20), "selectors": {"src": ["192.168.1.0/24"], "dst": ["192.168.2.0/24"]},
+            "key": "5a".repeat(20), "selectors": {"src": ["192.168.1.0/24"], "dst": ["192.168.2.0/24"]}, "peer": "branch-1",
+            "lifetime": {"soft": {"seconds": 3500, "bytes": 4_000_000_000u64}, "hard": {"seconds": 7200}},
         });
         desk.add(&serde_json::from_value(sa).unwrap()).unwrap();
         let sa = desk.sas.last_mut().unwrap();
+        sa.state = "dying".to_owned();
         (sa.age_s, sa.highest_seq, sa.totals.packets, sa.totals.octets) =
             (3_600, Some(1_000_060), 1_000_018, 132_002_376);
         (sa.totals.replay_duplicate, sa.totals.replay_late) = (40, 2);
@@ -52,13 +57,20 @@ impl Desk {
 
     fn add(&mut self, spec: &SaSpec) -> Result<(), String> {
         let params = spec.validate().map_err(|error| error.to_string())?;
-        if self.sas.iter().any(|sa| (sa.spi, sa.src, sa.dst) == (params.spi, params.src, params.dst)) {
+        if self
+            .sas
+            .iter()
+            .any(|sa| (sa.spi, sa.src, sa.dst) == (params.spi, Some(params.src), params.dst) && sa.state != "larval")
+        {
             return Err(format!("an SA with SPI {} from {} to {} exists", params.spi, params.src, params.dst));
         }
+        self.sas.retain(|sa| sa.state != "larval" || (sa.spi, sa.dst) != (params.spi, params.dst));
         self.sas.push(SaReport {
             spi: params.spi,
-            src: params.src,
+            src: Some(params.src),
             dst: params.dst,
+            peer: params.peer,
+            source: None,
             mode: params.mode.to_string(),
             encap: params.encap.to_string(),
             transform: params.transform.name(),
@@ -66,6 +78,7 @@ impl Desk {
             replay_window: params.replay_window.get(),
             selectors: spec.selectors.clone(),
             state: "mature".to_owned(),
+            lifetime: params.lifetime,
             age_s: 0,
             highest_seq: None,
             totals: SaTotals::default(),
@@ -73,9 +86,35 @@ impl Desk {
         Ok(())
     }
 
+    /// As if the first free SPI were always the same.
+    fn reserve(&mut self, dst: IpAddr, src: Option<IpAddr>, spi: Option<Spi>) -> Reserved {
+        let spi = spi.unwrap_or(Spi(0xC3A1_5D02));
+        self.sas.push(SaReport {
+            spi,
+            src,
+            dst,
+            peer: None,
+            source: None,
+            mode: String::new(),
+            encap: String::new(),
+            transform: String::new(),
+            esn: false,
+            replay_window: 0,
+            selectors: SelectorSpec::default(),
+            state: "larval".to_owned(),
+            lifetime: Lifetime::default(),
+            age_s: 2,
+            highest_seq: None,
+            totals: SaTotals::default(),
+        });
+        Reserved { spi }
+    }
+
     fn find(&self, name: SaName) -> Result<usize, String> {
         let fits = |sa: &SaReport| {
-            sa.spi == name.spi && name.dst.is_none_or(|dst| dst == sa.dst) && name.src.is_none_or(|src| src == sa.src)
+            sa.spi == name.spi
+                && name.dst.is_none_or(|dst| dst == sa.dst)
+                && name.src.is_none_or(|src| Some(src) == sa.src)
         };
         let found = self.sas.iter().position(fits);
         found
@@ -84,9 +123,19 @@ impl Desk {
 }
 
 impl Handler for Desk {
-    fn handle(&mut self, request: Request) -> Response {
+    fn handle(&mut self, request: Request) -> Reply {
         let done = |result: Result<(), String>| result.map_or_else(Response::Error, Response::ok);
-        match request {
+        let response = match request {
+            Request::Subscribe { kinds } => {
+                let kinds = if kinds.is_empty() { EventKind::ALL.to_vec() } else { kinds };
+                // Each subscriber sees the same, and then the end.
+                let mut subscribers = Subscribers::default();
+                let subscription = subscribers.add(kinds.clone());
+                events().iter().for_each(|event| subscribers.publish(event));
+                return Reply::Events(Subscribed { kinds, now_ns: 0 }, subscription);
+            }
+            Request::SaReserve { dst, src, spi, .. } => Response::ok(self.reserve(dst, src, spi)),
+            Request::SaRelease { sa } => done(self.find(sa).map(|place| drop(self.sas.remove(place)))),
             Request::Status {} => Response::ok(status(self.sas.len())),
             Request::Counters {} => Response::ok(Snapshot::sum(&self.cores).since(&self.baseline).report()),
             Request::CountersClear {} => {
@@ -112,8 +161,34 @@ impl Handler for Desk {
             }
             Request::PluginBind { .. } | Request::PluginUnbind { .. } => Response::ok(()),
             Request::InvalidSpi { limit } => Response::ok(invalid_spi(limit)),
-        }
+        };
+        response.into()
     }
+}
+
+fn events() -> Vec<EventReport> {
+    let (src, dst): (IpAddr, IpAddr) = ("198.51.100.7".parse().unwrap(), "10.10.1.2".parse().unwrap());
+    let sa = SaId { spi: Spi(0x1234_5678), src, dst, peer: Some("branch-7".to_owned()) };
+    let port = |port| Endpoint { address: src, port: Some(port) };
+    let invalid = InvalidSpiEvent {
+        spi: Spi(0x1DB7_3BBB),
+        src,
+        dst,
+        udp_ports: Some((61_234, 4500)),
+        class: Class::Transient,
+        packets: 1,
+        seq: 7041,
+        interface: "wan".to_owned(),
+        at_ns: 86_400_250_117_000,
+    };
+    vec![
+        EventReport::InvalidSpi(invalid.clone()),
+        EventReport::InvalidSpi(InvalidSpiEvent { packets: 998, seq: 8039, at_ns: 86_401_250_118_000, ..invalid }),
+        EventReport::SaFirstPacket { sa: sa.clone(), at_ns: 86_401_262_004_000 },
+        EventReport::SaLifetime { sa: sa.clone(), limit: Limit::Soft, unit: Unit::Seconds, at_ns: 86_402_000_000_000 },
+        EventReport::SaReplay { sa: sa.clone(), packets: 12, at_ns: 86_410_050_000_000 },
+        EventReport::SaAddressChanged { sa, from: port(61_234), to: port(1025), at_ns: 86_455_000_009_000 },
+    ]
 }
 
 fn status(sas: usize) -> Status {
@@ -176,6 +251,7 @@ fn invalid_spi(limit: usize) -> NotifyReport {
         class,
         first_seen_s,
         last_seen_s: 1,
+        packets: events,
         events,
         messages,
     };

@@ -6,13 +6,20 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, TrySendError, bounded};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Call, Limits};
-use crate::control::proto::{MAX_LINE, Request, Response};
+use super::{Call, Limits, Reply};
+use crate::control::proto::{EventLine, MAX_LINE, Request, Response};
+use crate::control::subscribers::{Next, Subscription};
 
 /// How much is read at once, in octets.
 const CHUNK: usize = 8192;
+
+/// How often a connection that carries events is looked at for the client's end.
+const SUBSCRIBER_CHECK: Duration = Duration::from_millis(100);
+/// How long such a look takes.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// What came from the client.
 enum Line {
@@ -58,11 +65,17 @@ impl Connection {
         loop {
             let last_word = match self.receive()? {
                 Line::Whole(line) => {
-                    let response = match Request::decode(&line) {
+                    let reply = match Request::decode(&line) {
                         Ok(request) => ask(queue, request, self.limits.answer),
-                        Err(message) => Response::Error(message),
+                        Err(message) => Response::Error(message).into(),
                     };
-                    self.send(&response)?;
+                    match reply {
+                        Reply::Response(response) => self.send(&response)?,
+                        Reply::Events(subscribed, events) => {
+                            self.send(&Response::ok(subscribed))?;
+                            return self.stream(&events);
+                        }
+                    }
                     continue;
                 }
                 Line::End { inside_a_line: false } => return Ok(()),
@@ -73,6 +86,33 @@ impl Connection {
                 }
             };
             return self.send(&Response::Error(last_word));
+        }
+    }
+
+    /// Sends events until the client leaves or there are no more. A client that doesn't read loses events first, and
+    /// then, with a line that it doesn't take in time, the connection.
+    fn stream(&mut self, events: &Subscription) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(GLANCE))?;
+        let mut looked = Instant::now();
+        loop {
+            match events.next(SUBSCRIBER_CHECK) {
+                Next::Event(event) => self.send(&EventLine::Event(event))?,
+                Next::Nothing => {}
+                Next::End => return self.send(&EventLine::Error("nf-core is shutting down".to_owned())),
+            }
+            if looked.elapsed() < SUBSCRIBER_CHECK {
+                continue;
+            }
+            looked = Instant::now();
+            match self.fill() {
+                Ok(0) => return Ok(()),
+                Ok(_) => {
+                    let message = "this connection carries events: open another one for requests";
+                    return self.send(&EventLine::Error(message.to_owned()));
+                }
+                Err(error) if is_timeout(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -130,9 +170,9 @@ impl Connection {
     }
 
     /// Writes a line, within the time that the client has to take it.
-    fn send(&mut self, response: &Response) -> io::Result<()> {
+    fn send(&mut self, line: &impl Serialize) -> io::Result<()> {
         let deadline = Instant::now() + self.limits.response;
-        let mut line = serde_json::to_vec(response)?;
+        let mut line = serde_json::to_vec(line)?;
         line.push(b'\n');
         let mut rest = line.as_slice();
         while !rest.is_empty() {
@@ -149,23 +189,24 @@ impl Connection {
 }
 
 /// Has the control thread answer a request.
-fn ask(queue: &Sender<Call>, request: Request, patience: Duration) -> Response {
+fn ask(queue: &Sender<Call>, request: Request, patience: Duration) -> Reply {
     let (reply, answer) = bounded(1);
     let deadline = Instant::now() + patience;
     match queue.try_send(Call { request, deadline, reply }) {
         Ok(()) => {}
-        Err(TrySendError::Full(_)) => return busy("too many requests wait for an answer"),
-        Err(TrySendError::Disconnected(_)) => return shutting_down(),
+        Err(TrySendError::Full(_)) => return busy("too many requests wait for an answer").into(),
+        Err(TrySendError::Disconnected(_)) => return shutting_down().into(),
     }
-    match answer.recv_deadline(deadline) {
-        Ok(response) => response,
+    let response = match answer.recv_deadline(deadline) {
+        Ok(reply) => return reply,
         // A call that is late goes unanswered, which must not look like the end.
         Err(_) if Instant::now() >= deadline => {
             let seconds = patience.as_secs_f32();
             busy(&format!("there was no answer within {seconds} s, and the request may yet be carried out"))
         }
         Err(_) => shutting_down(),
-    }
+    };
+    response.into()
 }
 
 fn busy(why: &str) -> Response {

@@ -18,7 +18,7 @@ struct Desk {
 }
 
 impl Handler for Desk {
-    fn handle(&mut self, request: Request) -> Response {
+    fn handle(&mut self, request: Request) -> Reply {
         self.asked += 1;
         match request {
             Request::Status {} => Response::ok(serde_json::json!({ "protocol": VERSION })),
@@ -28,6 +28,7 @@ impl Handler for Desk {
             Request::SaDel { sa } => Response::ok(sa),
             _ => Response::Error("not at this desk".to_owned()),
         }
+        .into()
     }
 }
 
