@@ -1,0 +1,12 @@
+//! `nf-ctl agent`: speaks IKE for nf-core, and recovers peers that are black-holed.
+
+pub mod coordinator;
+pub mod credentials;
+pub mod daemon;
+pub mod daemon_link;
+pub mod install;
+pub mod ledger;
+pub mod peers;
+pub mod proto;
+pub mod sad;
+pub mod tasks;
