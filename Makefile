@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test bench-recovery fuzz deps build lint doc clean
+.PHONY: run test bench-recovery charon-plugin fuzz deps build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -17,6 +17,9 @@ bench-recovery: deps  ## how long a black hole lasts (root, minutes)
 
 build: deps           ## the three programs, optimised
 	$(CARGO) build --release --workspace
+
+charon-plugin: deps   ## the plugin by which strongSwan's charon installs its SAs into nf-core
+	scripts/charon-plugin.sh
 
 fuzz:                 ## every fuzz target for a minute (needs cargo-fuzz)
 	scripts/fuzz.sh

@@ -6,6 +6,8 @@ packages="gcc libc6-dev pkg-config libdpdk-dev libclang-dev libipsec-mb-dev libp
 # Peers and eyes for the tests in network namespaces.
 packages="$packages iputils-ping tcpdump strongswan-charon strongswan-swanctl strongswan-pki libstrongswan-standard-plugins
 	libstrongswan-extra-plugins libcharon-extra-plugins"
+# charon's plugin.
+packages="$packages libjson-c-dev make bzip2"
 
 missing=""
 for package in $packages; do

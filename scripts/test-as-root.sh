@@ -3,7 +3,7 @@
 set -eu
 
 not_run() {
-	echo "NOT RUN: the tests of net_tap, net_af_packet and strongSwan: $1" >&2
+	echo "NOT RUN: the tests of net_tap, net_af_packet, IKE's ports and strongSwan: $1" >&2
 	exit 0
 }
 
@@ -14,4 +14,12 @@ if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
 	not_run "this root may not use network namespaces, as in a container or chroot"
 fi
 ip netns del "$probe"
-exec "${CARGO:-cargo}" test -p nf-ctl --test virtual_ports --test strongswan --test vici -- --ignored
+
+tests="--test virtual_ports --test strongswan --test vici --test udp"
+if scripts/charon-plugin.sh; then
+	tests="$tests --test charon_plugin"
+else
+	echo "NOT RUN: the tests of charon's plugin: it can't be built here, see above" >&2
+fi
+# shellcheck disable=SC2086  # a list of words
+exec "${CARGO:-cargo}" test -p nf-ctl $tests -- --ignored

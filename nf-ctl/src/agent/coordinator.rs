@@ -10,6 +10,7 @@ use ikev2::crypto::keys::Role;
 use ikev2::wire::ChildSpi;
 use ikev2::{ChildDownReason, ChildUp, CommandError, CommandId, Endpoint, Event, Failure, IkeUp, Notice, Transmit};
 use nf_core::control::proto::{EventReport, InvalidSpiEvent, SaName};
+use nf_core::sa::lifetime::Limit;
 use nf_core::types::Spi;
 
 use super::daemon_link::{DaemonLink, DaemonNews, Job, JobId};
@@ -283,12 +284,30 @@ impl Coordinator {
                     self.remove(old);
                 }
             }
+            EventReport::SaLifetime { sa, limit: Limit::Soft, unit, .. } => {
+                tracing::info!(spi = %sa.spi, ?unit, "an SA is near its end, and is rekeyed");
+                self.rekey(now, sa.spi);
+            }
+            EventReport::SaLifetime { sa, limit: Limit::Hard, unit, .. } => {
+                tracing::warn!(spi = %sa.spi, ?unit, "nf-core has ended an SA, as its lifetime is over");
+            }
             EventReport::SaAddressChanged { sa, from, to, .. } => {
                 let (from, to) = (from.address, to.address);
                 tracing::info!(spi = %sa.spi, %from, %to, "ESP of an SA comes from another address or port");
             }
             EventReport::Lost { count } => tracing::warn!(count, "events of nf-core were lost"),
             _ => {}
+        }
+    }
+
+    /// Has a CHILD_SA of ours rekeyed.
+    fn rekey(&mut self, now: Instant, spi: Spi) {
+        let number = self.ledger.ikes(None).find(|(_, ike)| ike.spis().contains(&spi)).map(|(number, _)| number);
+        let ike = self.numbers.iter().find(|(_, of)| Some(**of) == number).map(|(id, _)| *id);
+        if let Some(ike) = ike
+            && let Err(error) = self.endpoint.rekey_child(now, ike, ChildSpi(spi.0))
+        {
+            tracing::warn!(%spi, "no rekey: {error}");
         }
     }
 
@@ -390,7 +409,8 @@ impl Coordinator {
         if child.local_ts.iter().chain(&child.remote_ts).any(install::is_narrower) {
             tracing::warn!(peer = %child.connection, %spi, "the traffic selectors name protocols or ports, which nf-core doesn't check");
         }
-        if let Err(why) = lock(&self.sad).install(install::inbound(child, &child.connection)) {
+        let seconds = self.embedded(&child.connection).map_or(0, |(_, lifetime)| lifetime.as_secs());
+        if let Err(why) = lock(&self.sad).install(install::inbound(child, &child.connection, seconds)) {
             // Once nf-core is back it is found to be missing there.
             tracing::warn!(peer = %child.connection, %spi, "nf-core doesn't take the inbound SA: {why}");
         }

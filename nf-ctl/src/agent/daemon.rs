@@ -1,15 +1,14 @@
 //! The agent as a process: its sockets, its threads, its clock, its beginning and end.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::{Receiver, Sender, bounded, select_biased};
+use crossbeam::channel::{Receiver, bounded, select_biased};
 use ikev2::{Connection, Endpoint, EndpointConfig, Transmit};
 use nf_core::config::{Config, ConfigError};
 use nf_core::control::proto::Response;
@@ -23,6 +22,7 @@ use super::peers::{self, Peer};
 use super::proto::{Request, Started, Status, VERSION};
 use super::sad::{self, Sad};
 use super::tasks::TaskId;
+use super::udp::{BindError, Datagram, IkeSockets, Ports};
 use crate::detect;
 use crate::recovery::PeerId;
 
@@ -32,17 +32,10 @@ const DATAGRAMS: usize = 1024;
 const BATCH: usize = 64;
 /// News that wait; their sender waits, too.
 const NEWS: usize = 4096;
-/// How often threads look whether they are to end.
-const GLANCE: Duration = Duration::from_millis(200);
 /// How long the peers have to answer the DELETEs at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// The longest pause of the main loop.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The UDP ports of IKE (RFC 7296 2, RFC 3948).
-const PORTS: [u16; 2] = [500, 4500];
-/// What an IKE message has in front of it on port 4500, where an ESP packet has its SPI (RFC 3948 2.2).
-const NON_ESP_MARKER: [u8; 4] = [0; 4];
-
 /// Why the agent can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -61,13 +54,8 @@ pub enum AgentError {
         conflict: detect::Conflict,
     },
     /// A port of IKE can't be had.
-    #[error("UDP {address} can't be bound: {why}")]
-    Bind {
-        /// Which.
-        address: SocketAddr,
-        /// Why, and what to do.
-        why: String,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// A connection can't be used.
     #[error("peer `{0}`: {1}")]
     Connection(String, ikev2::config::ConfigError),
@@ -83,13 +71,6 @@ pub enum AgentError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
     move |error| AgentError::System { what, error }
-}
-
-/// A datagram that came in, without its marker.
-struct Datagram {
-    local: SocketAddr,
-    remote: SocketAddr,
-    octets: Vec<u8>,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -138,8 +119,13 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     let (datagram_sender, datagrams) = bounded(DATAGRAMS);
     let ended = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
-    for socket in &sockets {
-        threads.push(receive(socket, &datagram_sender, &ended)?);
+    if let Some(sockets) = sockets.clone() {
+        threads.push(spawn(move || {
+            // When the queue is full a datagram is lost, as in a network.
+            if let Err(error) = sockets.receive(|datagram| datagram_sender.try_send(datagram).is_ok()) {
+                tracing::error!(%error, "IKE messages can't be received any more: start the agent anew");
+            }
+        })?);
     }
     threads.push({
         let (path, ended) = (config.control.socket.clone(), Arc::clone(&ended));
@@ -147,7 +133,7 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     });
     let mut agent = Agent {
         coordinator: Coordinator::new(now, peers, peers::policy(&config), endpoint, sad, link),
-        sockets,
+        sockets: sockets.clone(),
         started: now,
     };
     tracing::info!(peers = config.peers.len(), socket = %config.agent.socket.display(), "the agent runs");
@@ -162,6 +148,9 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     }
     tracing::info!("the agent ends");
     ended.store(true, Ordering::Relaxed);
+    if let Some(sockets) = &sockets {
+        sockets.stop();
+    }
     drop((agent, inputs));
     for thread in threads {
         let _ = thread.join();
@@ -201,54 +190,13 @@ fn refuse_second_endpoint(config: &Config, connections: &[Connection]) -> Result
     Ok(())
 }
 
-/// The sockets of all addresses of ours that connections have.
-fn bind(connections: &[Connection]) -> Result<Vec<UdpSocket>, AgentError> {
-    let addresses: BTreeSet<IpAddr> = connections.iter().map(|connection| connection.local).collect();
-    let mut sockets = Vec::new();
-    for address in addresses.into_iter().flat_map(|address| PORTS.map(|port| SocketAddr::new(address, port))) {
-        let socket = UdpSocket::bind(address).map_err(|error| AgentError::Bind {
-            address,
-            why: match error.kind() {
-                io::ErrorKind::AddrInUse => "another process holds it; stop that".to_owned(),
-                io::ErrorKind::AddrNotAvailable => {
-                    "no interface of this host has that address; set local_address or [[local]] address".to_owned()
-                }
-                io::ErrorKind::PermissionDenied => "run as root, or with CAP_NET_BIND_SERVICE".to_owned(),
-                _ => error.to_string(),
-            },
-        })?;
-        socket.set_read_timeout(Some(GLANCE)).map_err(system("a socket"))?;
-        sockets.push(socket);
+/// The sockets of all addresses of ours that connections have; none without a connection.
+fn bind(connections: &[Connection]) -> Result<Option<Arc<IkeSockets>>, AgentError> {
+    let addresses: Vec<IpAddr> = connections.iter().map(|connection| connection.local).collect();
+    if addresses.is_empty() {
+        return Ok(None);
     }
-    Ok(sockets)
-}
-
-/// Starts the thread that receives from a socket.
-fn receive(
-    socket: &UdpSocket,
-    datagrams: &Sender<Datagram>,
-    ended: &Arc<AtomicBool>,
-) -> Result<JoinHandle<()>, AgentError> {
-    let local = socket.local_addr().map_err(system("a socket"))?;
-    let (socket, datagrams, ended) =
-        (socket.try_clone().map_err(system("a socket"))?, datagrams.clone(), Arc::clone(ended));
-    spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        while !ended.load(Ordering::Relaxed) {
-            let Ok((length, remote)) = socket.recv_from(&mut buffer) else {
-                continue;
-            };
-            let octets = buffer.get(..length).unwrap_or_default();
-            let message = match local.port() {
-                500 => Some(octets),
-                _ => octets.strip_prefix(&NON_ESP_MARKER),
-            };
-            if let Some(message) = message {
-                // When the queue is full the datagram is lost.
-                let _ = datagrams.try_send(Datagram { local, remote, octets: message.to_vec() });
-            }
-        }
-    })
+    Ok(Some(Arc::new(IkeSockets::bind(&addresses, Ports::default())?)))
 }
 
 /// What comes in.
@@ -262,7 +210,7 @@ struct Inputs {
 /// The main thread's state.
 struct Agent {
     coordinator: Coordinator,
-    sockets: Vec<UdpSocket>,
+    sockets: Option<Arc<IkeSockets>>,
     started: Instant,
 }
 
@@ -278,8 +226,8 @@ impl Agent {
             },
             recv(inputs.datagrams) -> datagram => {
                 let more = std::iter::from_fn(|| inputs.datagrams.try_recv().ok());
-                for Datagram { local, remote, octets } in datagram.into_iter().chain(more).take(BATCH) {
-                    self.coordinator.datagram(Instant::now(), local, remote, &octets);
+                for Datagram { local, remote, message } in datagram.into_iter().chain(more).take(BATCH) {
+                    self.coordinator.datagram(Instant::now(), local, remote, &message);
                 }
             },
             recv(inputs.daemon_news) -> news => if let Ok(news) = news {
@@ -296,18 +244,12 @@ impl Agent {
 
     fn transmit(&mut self) {
         while let Some(Transmit { local, remote, payload }) = self.coordinator.poll_transmit() {
-            let socket = self.sockets.iter().find(|socket| socket.local_addr().is_ok_and(|address| address == local));
-            let Some(socket) = socket else {
-                tracing::debug!(%local, "there is no socket for a message");
+            let Some(sockets) = &self.sockets else {
                 continue;
             };
-            let sent = match local.port() {
-                500 => socket.send_to(&payload, remote),
-                _ => socket.send_to(&[&NON_ESP_MARKER[..], &payload].concat(), remote),
-            };
-            if let Err(error) = sent {
+            if let Err(error) = sockets.send(local, remote, &payload) {
                 // As good as lost on the way; it is repeated.
-                tracing::debug!(%remote, %error, "a message can't be sent");
+                tracing::debug!("{error}");
             }
         }
     }

@@ -8,14 +8,19 @@ use ikev2::crypto::esp::{EspCipher, EspSuite, GcmIcv};
 use ikev2::crypto::integrity::Integrity;
 use ikev2::crypto::secret::Secret as Key;
 use ikev2::wire::{AddressRange, IpSelector};
+use nf_core::sa::lifetime::{Lifetime, Limits};
 use nf_core::sa::spec::{SaSpec, Secret, SelectorSpec};
 use nf_core::types::Spi;
 
 /// Packets of the anti-replay window: several cores, and a network that reorders, take packets out of order.
 const REPLAY_WINDOW: u32 = 1024;
 
-/// The inbound SA of a CHILD_SA.
-pub fn inbound(child: &ChildUp, peer: &str) -> SaSpec {
+/// How much longer than IKE nf-core keeps an SA.
+const GRACE_S: u64 = 60;
+
+/// The inbound SA of a CHILD_SA that IKE ends after `seconds`. nf-core ends it by itself some time later: an agent that died
+/// leaves no SA for ever.
+pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
     let (alg, auth) = algorithms(&child.suite);
     let keys = &child.keys.inbound;
     SaSpec {
@@ -33,6 +38,10 @@ pub fn inbound(child: &ChildUp, peer: &str) -> SaSpec {
         encap: if child.udp_encap { "udp" } else { "none" }.to_owned(),
         selectors: SelectorSpec { src: networks(&child.remote_ts), dst: networks(&child.local_ts) },
         peer: Some(peer.to_owned()),
+        lifetime: Lifetime {
+            soft: Limits::default(),
+            hard: Limits { seconds: Some(seconds.saturating_add(GRACE_S)), ..Limits::default() },
+        },
     }
 }
 

@@ -10,3 +10,4 @@ pub mod peers;
 pub mod proto;
 pub mod sad;
 pub mod tasks;
+pub mod udp;

@@ -47,22 +47,35 @@ impl Daemon {
         let here = dir.path().to_str().unwrap();
         let text = format!("[control]\nsocket = \"{here}/nf.sock\"\n{}", config.replace("{dir}", here));
         fs::write(dir.path().join("nf.toml"), text).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = command
-            .args(["run", "--config"])
-            .arg(dir.path().join("nf.toml"))
-            .stderr(log)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut daemon = Daemon { child, dir };
-        daemon.wait("it to start", |daemon| {
+        let mut daemon = Daemon { child: spawn(command, dir.path()), dir };
+        daemon.wait_started();
+        daemon
+    }
+
+    /// Kills it, and starts it anew with the same configuration by a command that ends in its name.
+    pub fn restart_by(&mut self, command: &mut Command) {
+        self.kill();
+        self.child = spawn(command, self.dir.path());
+        self.wait_started();
+    }
+
+    /// Ends it without a chance to clean up.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn wait_started(&mut self) {
+        self.wait("it to start", |daemon| {
             if let Some(status) = daemon.child.try_wait().unwrap() {
                 panic!("nf-core ended ({status}): {}", daemon.log());
             }
             daemon.ctl(&["show", "status"]).status.success()
         });
-        daemon
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("nf.sock")
     }
 
     pub fn log(&self) -> String {
@@ -113,6 +126,13 @@ impl Daemon {
         left.sort();
         (status.unwrap(), left)
     }
+}
+
+/// Runs nf-core with the configuration in a directory; it logs to the end of the log there.
+fn spawn(command: &mut Command, dir: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    let command = command.args(["run", "--config"]).arg(dir.join("nf.toml"));
+    command.stderr(log).stdout(Stdio::null()).spawn().unwrap()
 }
 
 impl Drop for Daemon {

@@ -9,38 +9,68 @@ use super::netns::Namespace;
 use super::wait_for;
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
+const PLUGIN_DIR: &str = "/usr/lib/ipsec/plugins";
 
-/// What every charon of a test loads. The kernel needs no ESP: kernel-libipsec does it in the process, always in UDP.
+/// What every charon of a test loads.
 const PLUGINS: &str = "random nonce x509 constraints pubkey pkcs1 pkcs8 pem openssl aes sha1 sha2 hmac gcm kdf drbg mgf1 \
-                       curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici updown counters";
+                       curve25519 chapoly kernel-netlink socket-default vici updown counters";
+
+/// Who does ESP for a charon.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Esp {
+    /// charon itself, by kernel-libipsec, always in UDP: the kernel needs no ESP.
+    Libipsec,
+    /// The nf-core that serves this control socket, by our plugin.
+    NfCore(PathBuf),
+}
+
+/// strongSwan's plugins and ours beside them, in a charon's directory.
+fn copy_plugins(dir: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = Path::new(env!("CARGO_BIN_EXE_nf-ctl")).parent().unwrap().parent().unwrap();
+    let built = Command::new(root.join("scripts/charon-plugin.sh")).arg(target.join("charon-plugin")).output().unwrap();
+    let said = String::from_utf8_lossy(&built.stdout);
+    assert!(built.status.success(), "{said}{}", String::from_utf8_lossy(&built.stderr));
+    let plugins = dir.join("plugins");
+    let copied = Command::new("cp").arg("-r").arg(PLUGIN_DIR).arg(&plugins).status().unwrap();
+    assert!(copied.success());
+    let plugin = said.lines().last().unwrap();
+    fs::copy(plugin, plugins.join(Path::new(plugin).file_name().unwrap())).unwrap();
+}
 
 /// A running charon; killed when dropped.
 #[derive(Debug)]
 pub struct Charon {
     dir: PathBuf,
-    namespace: String,
     child: Option<Child>,
 }
 
 impl Charon {
-    /// Starts one inside a namespace with its files in a directory, where a certificate authority's may already be.
-    pub fn start(namespace: &Namespace, dir: &Path) -> Charon {
-        Charon::start_with(namespace, dir, PLUGINS, "")
+    /// Starts one inside a namespace with its files in a directory.
+    pub fn start(namespace: &Namespace, dir: &Path, esp: &Esp) -> Charon {
+        Charon::start_with(namespace, dir, esp, "")
     }
 
-    /// As [`Charon::start`], with these plugins and more lines in the section `charon` of its strongswan.conf.
-    pub fn start_with(namespace: &Namespace, dir: &Path, plugins: &str, more: &str) -> Charon {
+    /// As [`Charon::start`], with more lines in the section `charon` of its strongswan.conf.
+    pub fn start_with(namespace: &Namespace, dir: &Path, esp: &Esp, more: &str) -> Charon {
         fs::create_dir_all(dir.join("run")).unwrap();
         fs::create_dir_all(dir.join("swanctl")).unwrap();
         let here = dir.display();
+        let (esp, settings) = match esp {
+            Esp::Libipsec => ("kernel-libipsec", "allow_peer_ts = yes".to_owned()),
+            Esp::NfCore(socket) => {
+                copy_plugins(dir);
+                ("kernel-nf-core", format!("socket = {}", socket.display()))
+            }
+        };
         let conf = format!(
             "charon {{
- load = {plugins}
+ # Before kernel-netlink, which is wanted for addresses and routes alone: the first that does ESP has it.
+ load = {esp} {PLUGINS}
  {more}
  plugins {{
   vici {{ socket = unix://{here}/vici.sock }}
-  # A branch's host may be its gateway.
-  kernel-libipsec {{ allow_peer_ts = yes }}
+  {esp} {{ {settings} }}
  }}
  filelog {{ log {{
   path = {here}/log
@@ -55,17 +85,21 @@ impl Charon {
 "
         );
         fs::write(dir.join("strongswan.conf"), conf).unwrap();
-        let mut charon = Charon { dir: dir.to_owned(), namespace: namespace.name().to_owned(), child: None };
+        let mut charon = Charon { dir: dir.to_owned(), child: None };
         charon.spawn(namespace);
         charon
     }
 
     fn spawn(&mut self, namespace: &Namespace) {
-        // charon's pid file has a fixed place. `ip netns exec` gives a mount namespace, so the place can be its own.
-        let script = format!("mount --bind '{}/run' /run && exec {CHARON}", self.dir.display());
+        // charon has fixed places for its pid file and its plugins. `ip netns exec` gives a mount namespace, so they can
+        // be its own.
+        let script = format!(
+            "cd '{}'; mount --bind run /run; [ ! -d plugins ] || mount --bind plugins {PLUGIN_DIR}; exec {CHARON}",
+            self.dir.display()
+        );
         let child = namespace
             .command("sh")
-            .args(["-c", &script])
+            .args(["-ec", &script])
             .env("STRONGSWAN_CONF", self.dir.join("strongswan.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -21,7 +21,7 @@ pub mod traffic;
 use std::time::{Duration, Instant};
 
 use crate::common::{Daemon, nf_core};
-use charon::{Charon, KeyType, Pki};
+use charon::{Charon, Esp, KeyType, Pki};
 use netns::Namespace;
 use traffic::{Capture, Ping};
 
@@ -76,13 +76,23 @@ impl Lab {
 
     /// A charon at the peer.
     pub fn peer_charon(&self) -> Charon {
-        Charon::start(&self.peer, &self.dir.path().join("peer"))
+        Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec)
+    }
+
+    /// A charon at the peer whose SAs are an nf-core's: without traffic, as there is no egress.
+    pub fn peer_charon_on(&self, nf_core: &Daemon) -> Charon {
+        Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::NfCore(nf_core.socket()))
     }
 
     /// A charon at the head-end, which then is the inside host as well: there is no nf-core.
     pub fn head_charon(&self) -> Charon {
         self.head.sh(&format!("ip addr replace {INSIDE}/32 dev lo"));
-        Charon::start(&self.head, &self.dir.path().join("head"))
+        Charon::start(&self.head, &self.dir.path().join("head"), &Esp::Libipsec)
+    }
+
+    /// A charon at the head-end whose SAs are nf-core's.
+    pub fn head_charon_on(&self, nf_core: &Daemon) -> Charon {
+        Charon::start(&self.head, &self.dir.path().join("head"), &Esp::NfCore(nf_core.socket()))
     }
 
     /// A certificate authority, and a certificate for each gateway.
@@ -112,6 +122,11 @@ address = "{HEAD}"
             inside_mac.trim()
         );
         Daemon::start_by(&mut self.head.command(nf_core()), &config)
+    }
+
+    /// Kills nf-core, if it still runs, and starts it anew.
+    pub fn restart_nf_core(&self, daemon: &mut Daemon) {
+        daemon.restart_by(&mut self.head.command(nf_core()));
     }
 
     /// Pings from the branch to the inside host.

@@ -1,0 +1,17 @@
+/*
+ * nf-core in the place of the kernel's IPsec.
+ */
+#ifndef NF_CORE_IPSEC_H_
+#define NF_CORE_IPSEC_H_
+
+#include <kernel/kernel_ipsec.h>
+
+/**
+ * Makes a kernel_ipsec_t by which charon allocates SPIs at nf-core and installs the inbound half of each CHILD_SA there.
+ *
+ * What nf-core doesn't do is accepted and left undone: it has no egress, so outbound SAs stay in charon alone, and no
+ * policies, as an SA's selectors go with it.
+ */
+kernel_ipsec_t *nf_core_ipsec_create();
+
+#endif

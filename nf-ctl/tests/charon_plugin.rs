@@ -1,0 +1,245 @@
+//! charon owns IKE at the head-end, and its SAs are nf-core's by the plugin kernel-nf-core; the peer is a charon by itself.
+//! It needs root: `make test` runs it where it is root, and says so where it isn't.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+
+mod common;
+mod lab;
+
+use std::time::Duration;
+
+use common::Daemon;
+use lab::Lab;
+use lab::charon::Charon;
+use lab::connection::{Connection, Side};
+use lab::traffic::{Capture, Ping};
+
+/// Both gateways, with a connection that both know.
+struct Tunnel {
+    peer: Charon,
+    head: Charon,
+    nf_core: Daemon,
+    inside: Capture,
+    lab: Lab,
+}
+
+impl Tunnel {
+    fn new(change: impl Fn(&mut Connection)) -> Tunnel {
+        let lab = Lab::new();
+        let nf_core = lab.nf_core("");
+        let (peer, head) = (lab.peer_charon(), lab.head_charon_on(&nf_core));
+        peer.load(&[Connection::new(Side::Peer).with(&change)]);
+        head.load(&[Connection::new(Side::Head).with(&change)]);
+        let inside = lab.watch_inside();
+        Tunnel { peer, head, nf_core, inside, lab }
+    }
+
+    /// The state of everything, for a test that fails.
+    fn state(&self) -> String {
+        let sas = self.nf_core.ctl(&["sa", "list"]);
+        format!(
+            "nf-core's SAs:\n{}\nits log:\n{}\nthe head-end's charon:\n{}\n{}\nthe peer's:\n{}",
+            String::from_utf8_lossy(&sas.stdout),
+            self.nf_core.log(),
+            self.head.list_sas(),
+            self.head.log(),
+            self.peer.list_sas()
+        )
+    }
+
+    fn wait_pings(&self, more: usize) {
+        let wanted = self.inside.echo_requests().len() + more;
+        let arrived = || (self.inside.echo_requests().len() >= wanted).then_some(());
+        lab::wait_for("pings inside", arrived, || self.state());
+    }
+
+    /// Ends the pings and waits until all have arrived, in order.
+    fn none_lost(&self, ping: Ping) {
+        let sent = ping.stop().sent as usize;
+        lab::wait_for("the last ping", || (self.inside.echo_requests().len() >= sent).then_some(()), || self.state());
+        let numbers = self.inside.echo_requests();
+        assert!(numbers.iter().copied().eq(1..=sent as u32), "{sent} sent; arrived: {numbers:?}\n{}", self.state());
+    }
+}
+
+const FAST: Duration = Duration::from_millis(5);
+
+#[test]
+#[ignore = "needs root"]
+fn a_tunnel_comes_up_from_either_side_and_goes() {
+    let tunnel = Tunnel::new(|_| ());
+    let ping = tunnel.lab.ping(FAST);
+    for initiator in [&tunnel.peer, &tunnel.head] {
+        initiator.initiate("gw");
+        tunnel.wait_pings(20);
+        let sas = tunnel.nf_core.ok(&["sa", "list"]);
+        assert!(sas.contains("10.10.1.1") && sas.contains("esp-gcm 128"), "{sas}");
+        // charon tells what nf-core counts.
+        let shown = tunnel.head.list_sas();
+        let counted = shown.lines().find(|line| line.trim_start().starts_with("in ")).unwrap_or_default();
+        assert!(counted.contains("packets") && !counted.contains(" 0 packets"), "{shown}");
+        initiator.ok(&["--terminate", "--ike", "gw"]);
+        let gone = || {
+            let list = tunnel.nf_core.ok(&["--json", "sa", "list"]);
+            (serde_json::from_str::<serde_json::Value>(&list).unwrap().as_array().unwrap().is_empty()).then_some(())
+        };
+        lab::wait_for("the SAs to go", gone, || tunnel.state());
+    }
+    drop(ping);
+}
+
+fn rekeys_lose_nothing(version: u8) {
+    let tunnel = Tunnel::new(|c| {
+        c.version = version;
+        c.proposals = "aes128-sha256-ecp256".to_owned();
+    });
+    tunnel.peer.initiate("gw");
+    let ping = tunnel.lab.ping(FAST);
+    tunnel.wait_pings(20);
+    for side in [&tunnel.peer, &tunnel.head] {
+        for what in ["--child", "--ike"] {
+            // IKEv1 has no rekeying of its own for the IKE SA.
+            if version == 1 && what == "--ike" {
+                continue;
+            }
+            let name = if what == "--child" { "net" } else { "gw" };
+            side.ok(&["--rekey", what, name]);
+            tunnel.wait_pings(100);
+        }
+    }
+    tunnel.none_lost(ping);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn rekeys_from_either_side_lose_nothing() {
+    rekeys_lose_nothing(2);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn rekeys_of_ikev1_lose_nothing() {
+    rekeys_lose_nothing(1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn every_transform_works() {
+    let tunnel = Tunnel::new(|_| ());
+    for (esp, name) in [
+        ("aes256gcm16", "esp-gcm 256"),
+        ("aes128gcm12", "esp-gcm 128"),
+        ("aes192gcm8", "esp-gcm 192"),
+        ("chacha20poly1305", "chacha"),
+        ("aes128-sha1", "esp-aes"),
+        ("aes256-sha256", "sha256"),
+        ("aes192-sha384", "sha384"),
+        ("aes256-sha512", "sha512"),
+    ] {
+        for (charon, side) in [(&tunnel.peer, Side::Peer), (&tunnel.head, Side::Head)] {
+            charon.load(&[Connection::new(side).with(|c| c.esp_proposals = esp.to_owned())]);
+        }
+        tunnel.peer.initiate("gw");
+        let ping = tunnel.lab.ping(FAST);
+        tunnel.wait_pings(5);
+        drop(ping);
+        let sas = tunnel.nf_core.ok(&["sa", "list"]);
+        assert!(sas.contains(name), "{esp}: {sas}");
+        tunnel.peer.ok(&["--terminate", "--ike", "gw"]);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_nf_core_that_was_killed_gets_new_sas() {
+    for version in [2, 1] {
+        let mut tunnel = Tunnel::new(|c| {
+            c.version = version;
+            c.proposals = "aes128-sha256-ecp256".to_owned();
+        });
+        tunnel.peer.initiate("gw");
+        let _ping = tunnel.lab.ping(FAST);
+        tunnel.wait_pings(20);
+        tunnel.nf_core.kill();
+        let mut nf_core = tunnel.nf_core;
+        tunnel.lab.restart_nf_core(&mut nf_core);
+        tunnel.nf_core = nf_core;
+        tunnel.wait_pings(20);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_charon_that_was_killed_leaves_the_traffic_alone() {
+    let mut tunnel = Tunnel::new(|c| c.unique = "replace".to_owned());
+    tunnel.peer.initiate("gw");
+    let ping = tunnel.lab.ping(FAST);
+    tunnel.wait_pings(20);
+    tunnel.head.kill();
+    tunnel.wait_pings(20);
+    tunnel.head.restart(&tunnel.lab.head);
+    tunnel.head.load(&[Connection::new(Side::Head).with(|c| c.unique = "replace".to_owned())]);
+    tunnel.wait_pings(20);
+    // It knows nothing of the tunnel; a new one takes its place.
+    tunnel.head.initiate("gw");
+    tunnel.peer.wait_children(1);
+    tunnel.wait_pings(20);
+    tunnel.none_lost(ping);
+}
+
+/// What kernel-libipsec can't have as a peer: both charons install into one nf-core.
+#[test]
+#[ignore = "needs root"]
+fn what_was_negotiated_is_what_nf_core_has() {
+    let lab = Lab::new();
+    let nf_core = lab.nf_core("");
+    let (peer, head) = (lab.peer_charon_on(&nf_core), lab.head_charon_on(&nf_core));
+    for (charon, side) in [(&peer, Side::Peer), (&head, Side::Head)] {
+        let connection = Connection::new(side).with(|c| {
+            c.esp_proposals = "aes256-sha256-esn".to_owned();
+            c.child_more = "replay_window = 4096".to_owned();
+            let wide = |ts: &str| if ts == side.subnet() { ts.to_owned() } else { format!("{ts},10.64.0.0/10") };
+            (c.local_ts, c.remote_ts) = match side {
+                Side::Head => (c.local_ts.clone(), wide(&c.remote_ts)),
+                Side::Peer => (format!("{},10.64.0.0/10", c.local_ts), c.remote_ts.clone()),
+            };
+        });
+        charon.load(&[connection]);
+    }
+    peer.initiate("gw");
+    let sas: serde_json::Value = serde_json::from_str(&nf_core.ok(&["--json", "sa", "list"])).unwrap();
+    let inbound = sas.as_array().unwrap().iter().find(|sa| sa["dst"] == "10.10.1.2").unwrap_or_else(|| panic!("{sas}"));
+    assert_eq!(
+        (&inbound["src"], &inbound["encap"], &inbound["mode"]),
+        (&"10.10.1.1".into(), &"none".into(), &"tunnel".into())
+    );
+    assert_eq!((&inbound["esn"], &inbound["replay_window"]), (&true.into(), &4096.into()), "{sas}");
+    let selectors = serde_json::json!({"src": ["10.1.0.1/32", "10.64.0.0/10"], "dst": ["10.2.0.1/32"]});
+    assert_eq!(inbound["selectors"], selectors, "{sas}");
+    let shown = head.list_sas();
+    let spi = format!("in  {:08x}", inbound["spi"].as_u64().unwrap());
+    assert!(shown.contains(&spi), "{spi} in {shown}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_nf_core_cannot_do_is_said_and_refused() {
+    let tunnel = Tunnel::new(|_| ());
+    for (change, reason) in [
+        (("esp_proposals", "aes128ctr-sha256"), "nf-core has no AES_CTR"),
+        (("esp_proposals", "aes128-md5"), "nf-core has no AES_CBC with HMAC_MD5_96"),
+        (("local_ts", "10.2.0.1-10.2.0.6"), "nf-core's selectors are networks, and 10.2.0.1..10.2.0.6 isn't one"),
+    ] {
+        for (charon, side) in [(&tunnel.peer, Side::Peer), (&tunnel.head, Side::Head)] {
+            let connection = Connection::new(side).with(|c| match change {
+                ("esp_proposals", proposals) => c.esp_proposals = proposals.to_owned(),
+                (_, range) if side == Side::Head => c.local_ts = range.to_owned(),
+                (_, range) => c.remote_ts = range.to_owned(),
+            });
+            charon.load(&[connection]);
+        }
+        let refused = tunnel.head.swanctl(&["--initiate", "--ike", "gw", "--child", "net"]);
+        assert!(!refused.status.success(), "{change:?}");
+        tunnel.head.wait_log(reason);
+        tunnel.head.swanctl(&["--terminate", "--ike", "gw"]);
+    }
+}
