@@ -31,7 +31,7 @@ pub struct Daemon {
 }
 
 /// nf-core.
-static NF_CORE: Daemon = Daemon {
+pub static NF_CORE: Daemon = Daemon {
     program: "nf-core",
     start: "nf-core run",
     option: "--socket",
