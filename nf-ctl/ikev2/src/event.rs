@@ -311,6 +311,9 @@ pub enum Failure {
     /// We closed the IKE SA.
     #[error("closed by command")]
     Deleted,
+    /// The driver has forgotten it.
+    #[error("given up, as the peer doesn't answer in time")]
+    GivenUp,
     /// The IKE SA was replaced by its successor.
     #[error("replaced by a rekeyed IKE SA")]
     Rekeyed,
