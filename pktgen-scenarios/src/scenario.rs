@@ -213,9 +213,11 @@ impl Writer {
 
     /// Here the packets of early frames leave, in their order.
     pub fn release_early(&mut self) -> Result<(), PcapError> {
+        // Between two frames, which tells them from what the frame before makes leave at once.
+        let time = self.time + GAP / 2;
         for out in std::mem::take(&mut self.early) {
             self.expected.tx += 1;
-            self.outputs.write_packet(&PcapPacket::new(self.time, out.len() as u32, &out))?;
+            self.outputs.write_packet(&PcapPacket::new(time, out.len() as u32, &out))?;
         }
         Ok(())
     }
