@@ -101,7 +101,7 @@ fn connection(args: &[String]) -> Result<Connection, Box<dyn Error>> {
 
 fn run(endpoint: &mut Endpoint, sockets: &[UdpSocket; 2], inputs: &Receiver<Input>) -> Result<(), Box<dyn Error>> {
     // Lines wait until the command before them is done.
-    let mut lines = std::collections::VecDeque::new();
+    let mut lines: std::collections::VecDeque<String> = std::collections::VecDeque::new();
     let mut busy = 0_usize;
     let mut resume = Instant::now();
     loop {
