@@ -1,6 +1,7 @@
 //! `nf-ctl`: the operator's command line.
 
 mod args;
+mod event;
 mod monitor;
 mod pipe;
 mod render;
@@ -34,6 +35,14 @@ enum Error {
     /// A file can't be used.
     #[error("{0}")]
     File(String),
+    /// A hook's test went wrong.
+    #[error("{failed} of the hook's actions failed\n{}", text.trim_end())]
+    HookFailed {
+        /// How many.
+        failed: usize,
+        /// The run.
+        text: String,
+    },
     /// Of several SAs, some were added and one was not.
     #[error("{error}; this is SA {number} of {count}, those before it were added")]
     Partly {
@@ -50,7 +59,9 @@ impl Error {
     /// 1: refused by the daemon. 2: the command line is wrong. 3: no daemon, or a file that can't be read.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Error::Client(ClientError::Refused(_)) | Error::Partly { error: ClientError::Refused(_), .. } => 1,
+            Error::HookFailed { .. }
+            | Error::Client(ClientError::Refused(_))
+            | Error::Partly { error: ClientError::Refused(_), .. } => 1,
             Error::Usage(_) | Error::Field(_) => 2,
             Error::Client(_) | Error::File(_) | Error::Partly { .. } => 3,
         })
@@ -100,6 +111,7 @@ fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
         Command::Show { words, limit } => show::run(cli, words, *limit),
         Command::Sa { command } => sa::run(cli, command),
+        Command::Event { command } => event::run(cli, command),
         Command::Plugin { command } => plugin(cli, command),
         // It prints as it goes.
         Command::Monitor { kinds, count } => monitor::run(cli, kinds, *count).map(|()| String::new()),
