@@ -32,6 +32,7 @@ deps:                 ## install the Debian packages that are missing
 
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p nf-core --no-default-features --all-targets -- -D warnings
 
