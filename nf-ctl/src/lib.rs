@@ -1,7 +1,9 @@
 //! What `nf-ctl` is made of beside its command line: the decisions of invalid-SPI recovery ([`recovery`]), whoever speaks
-//! IKE on the host ([`backend`]), such as strongSwan ([`vici`]), and the search for such daemons ([`detect`]).
+//! IKE on the host ([`backend`]), such as strongSwan ([`vici`]), the search for such daemons ([`detect`]), and the mirror
+//! of the kernel's SAs ([`xfrm`]).
 
 pub mod backend;
 pub mod detect;
 pub mod recovery;
 pub mod vici;
+pub mod xfrm;
