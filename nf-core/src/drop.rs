@@ -92,7 +92,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     InvalidSaV4 1 IN_V4_PKT_HIT_INVALID_SA InvalidSa
-        "The packet's SA was deleted a moment ago (IPv4)."
+        "The packet's SA was deleted a moment ago, or its hard lifetime is over (IPv4)."
         "Late packets after a rekey: the peer had them in flight when the old SA went."
         "Nothing, while it stops within seconds. If it goes on, the peer missed the DELETE: `nf-ctl show recovery`.";
     NotEnabledV4 3 IN_US_V4_PKT_FOUND_IPSEC_NOT_ENABLED Input
@@ -108,7 +108,7 @@ drop_reasons! {
         "A route brings traffic here that is meant for another head-end, or a `[[local]]` address is missing."
         "Check the routes towards this host, and the `[[local]]` addresses.";
     InvalidSaV6 9 IN_V6_PKT_HIT_INVALID_SA InvalidSa
-        "The packet's SA was deleted a moment ago (IPv6)."
+        "The packet's SA was deleted a moment ago, or its hard lifetime is over (IPv6)."
         "Late packets after a rekey: the peer had them in flight when the old SA went."
         "Nothing, while it stops within seconds. If it goes on, the peer missed the DELETE: `nf-ctl show recovery`.";
     NotEnabledV6 11 IN_US_V6_PKT_FOUND_IPSEC_NOT_ENABLED Input

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 
 use crate::sa::inbound::SaKey;
+use crate::sa::lifetime::{Limit, Unit};
 use crate::types::{CoreId, Nanos, PortIndex, Spi};
 
 /// Events that may wait for the control thread, for each core. It comes by every few milliseconds, and the core's limiter
@@ -32,6 +33,17 @@ pub enum Event {
         address: IpAddr,
         /// Its UDP source port, if it came in UDP.
         port: Option<u16>,
+        /// When.
+        at: Nanos,
+    },
+    /// Traffic has reached a limit of an SA.
+    LimitReached {
+        /// The SA.
+        sa: SaRef,
+        /// Soft or hard.
+        limit: Limit,
+        /// Of what.
+        unit: Unit,
         /// When.
         at: Nanos,
     },

@@ -2,6 +2,7 @@
 //! IKE on the host ([`backend`]), such as strongSwan ([`vici`]), the search for such daemons ([`detect`]), and the mirror
 //! of the kernel's SAs ([`xfrm`]).
 
+pub mod agent;
 pub mod backend;
 pub mod detect;
 pub mod recovery;

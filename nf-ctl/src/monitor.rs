@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use nf_core::control::client::Client;
-use nf_core::control::proto::{Endpoint, EventKind, EventReport, InvalidSpiEvent, SaId};
+use nf_core::control::proto::{EventKind, EventReport, InvalidSpiEvent, SaId};
 
 use crate::Error;
 use crate::args::Cli;
@@ -50,8 +50,17 @@ fn text(event: &EventReport) -> String {
             )
         }
         EventReport::SaFirstPacket { sa, at_ns } => format!("{} sa-first-packet: {}", at(*at_ns), name(sa)),
+        EventReport::SaLifetime { sa, limit, unit, at_ns } => {
+            format!("{} sa-lifetime: {}: {} limit of {}", at(*at_ns), name(sa), limit.as_str(), unit.as_str())
+        }
+        EventReport::SaReplay { sa, packets, at_ns } => {
+            format!("{} sa-replay: {}: packets {packets}", at(*at_ns), name(sa))
+        }
+        EventReport::SaAuthFailure { sa, packets, at_ns } => {
+            format!("{} sa-auth-failure: {}: packets {packets}", at(*at_ns), name(sa))
+        }
         EventReport::SaAddressChanged { sa, from, to, at_ns } => {
-            format!("{} sa-address-changed: {}: {} -> {}", at(*at_ns), name(sa), endpoint(from), endpoint(to))
+            format!("{} sa-address-changed: {}: {from} -> {to}", at(*at_ns), name(sa))
         }
         EventReport::SaReservationExpired { spi, dst, src, at_ns } => {
             let src = src.map(|src| format!(" from {src}")).unwrap_or_default();
@@ -65,12 +74,4 @@ fn text(event: &EventReport) -> String {
 fn name(sa: &SaId) -> String {
     let peer = sa.peer.as_ref().map(|peer| format!(", peer {peer}")).unwrap_or_default();
     format!("{} from {} to {}{peer}", sa.spi, sa.src, sa.dst)
-}
-
-fn endpoint(endpoint: &Endpoint) -> String {
-    match (endpoint.address, endpoint.port) {
-        (address, None) => address.to_string(),
-        (std::net::IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
-        (std::net::IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
-    }
 }

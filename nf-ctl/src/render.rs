@@ -6,6 +6,7 @@ use nf_core::control::proto::{PluginReport, PortReport, SaReport, Status};
 use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
 use nf_core::notify::{Class, NotifyReport};
+use nf_core::sa::lifetime::Limits;
 use serde::Serialize;
 
 /// As JSON.
@@ -192,6 +193,10 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     line!(out, "  transform: {}{}", sa.transform, if sa.esn { ", extended sequence numbers" } else { "" });
     line!(out, "  selectors: src {}; dst {}", networks(&sa.selectors.src), networks(&sa.selectors.dst));
     line!(out, "  state: {}, installed {} s ago", sa.state, sa.age_s);
+    line!(out, "  lifetime: soft {}; hard {}", limits(&sa.lifetime.soft), limits(&sa.lifetime.hard));
+    if let Some(source) = &sa.source {
+        line!(out, "  packets come from {source}");
+    }
     match sa.replay_window {
         0 => line!(out, "  replay detection support: N"),
         window => line!(out, "  replay detection support: Y, window {window}"),
@@ -201,6 +206,12 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     line!(out, "  #pkts replay failed (rcv): duplicate {}, late {}", sa.totals.replay_duplicate, sa.totals.replay_late);
     line!(out, "  #pkts verify failed: {}, refused after decryption: {}", sa.totals.auth_failed, sa.totals.refused);
     out
+}
+
+fn limits(limits: &Limits) -> String {
+    let parts = [(limits.bytes, "octets"), (limits.packets, "packets"), (limits.seconds, "s")];
+    let parts: Vec<String> = parts.iter().filter_map(|(limit, unit)| Some(format!("{} {unit}", (*limit)?))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
 /// `plugin list`

@@ -2,6 +2,7 @@
 
 use nf_core::control::client::Client;
 use nf_core::control::proto::{Request, Reserved, SaName, SaReport, without_values};
+use nf_core::sa::lifetime::Lifetime;
 use nf_core::sa::spec::{SaSpec, SelectorSpec, read_secret};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -129,6 +130,7 @@ fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
         encap: add.encap.clone(),
         selectors: SelectorSpec { src: add.selector_src.clone(), dst: add.selector_dst.clone() },
         peer: add.peer.clone(),
+        lifetime: Lifetime::default(),
     })
 }
 

@@ -5,6 +5,7 @@
 //! of it. It is answered once every core has applied it: what `nf-ctl` reports as done holds on all cores.
 
 mod events;
+mod lifetimes;
 mod reservations;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use crate::types::{CoreId, Nanos, Spi};
 
 use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
+use lifetimes::{Lifetimes, Reported};
 use reservations::{MAX_RESERVATION_S, reservation_order};
 
 pub use reservations::StoredReservation;
@@ -144,6 +146,8 @@ pub struct StoredSa {
     pub installed: Nanos,
     /// Where its newest authentic packet came from; before the first one, where it must come from.
     pub source: Endpoint,
+    /// What has been reported of it.
+    reported: Reported,
 }
 
 impl StoredSa {
@@ -217,6 +221,7 @@ pub struct Controller {
     sas: BTreeMap<(Spi, IpAddr, IpAddr), StoredSa>,
     /// Deleted SAs that the cores still remember, and until when.
     deleted: BTreeMap<(Spi, IpAddr, IpAddr), Nanos>,
+    lifetimes: Lifetimes,
     reservations: BTreeMap<(Spi, IpAddr, Option<IpAddr>), StoredReservation>,
     next_reservation: u64,
     deleted_memory: u64,
@@ -268,6 +273,7 @@ impl Controller {
             engine: crypto::select(config.crypto.engine)?,
             sas: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            lifetimes: Lifetimes::default(),
             reservations: BTreeMap::new(),
             next_reservation: 0,
             deleted_memory: Nanos::from_secs(config.sad.deleted_memory_s).0,
@@ -343,7 +349,9 @@ impl Controller {
         }
         let mut change = self.own(key.dst);
         let source = Endpoint { address: key.src, port: None };
-        let stored = StoredSa { sa: Arc::clone(&sa), params, installed: self.now, source };
+        let reported = Reported::default();
+        let stored = StoredSa { sa: Arc::clone(&sa), params, installed: self.now, source, reported };
+        self.lifetimes.watch(&stored);
         self.sas.insert(order(&key), stored);
         change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
         Ok(change)
@@ -386,10 +394,17 @@ impl Controller {
     /// Deletes an SA; no core decapsulates with it any more when this returns.
     pub fn delete_sa(&mut self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<SaKey, ControlError> {
         let key = self.find_sa(spi, dst, src)?.sa.key;
-        self.sas.remove(&order(&key));
-        self.deleted.insert(order(&key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+        self.remove_sa(&key);
         self.apply(vec![Box::new(move |_| Command::DeleteSa(key))])?;
         Ok(key)
+    }
+
+    /// Takes an SA off the list, and remembers it as deleted.
+    fn remove_sa(&mut self, key: &SaKey) {
+        if let Some(stored) = self.sas.remove(&order(key)) {
+            self.lifetimes.unwatch(&stored);
+            self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+        }
     }
 
     /// All SAs, by SPI.
@@ -540,6 +555,9 @@ impl Controller {
         for stored in self.instances.values_mut() {
             stored.control.poll(now);
         }
+        self.sweep_sas();
+        self.expire_by_time();
+        self.delete_expired();
         self.forget_deleted();
         self.expire_reservations();
     }

@@ -9,6 +9,7 @@ use super::server::{Handler, Reply};
 use crate::plugin::PluginKind;
 use crate::sa::inbound::SaTotals;
 use crate::sa::larval::Reservation;
+use crate::sa::lifetime::Lifetime;
 use crate::sa::spec::{FieldError, SelectorSpec};
 use crate::types::Nanos;
 
@@ -138,7 +139,7 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 }
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
-    let StoredSa { sa, params, installed, source } = stored;
+    let StoredSa { sa, params, installed, source, .. } = stored;
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
@@ -152,7 +153,8 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         esn: params.transform.esn(),
         replay_window: params.replay_window.get(),
         selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },
-        state: "mature".to_owned(),
+        state: if sa.phase().get().is_some() { "dying" } else { "mature" }.to_owned(),
+        lifetime: params.lifetime,
         age_s: now.since(*installed) / Nanos::SECOND,
         highest_seq: sa.window.highest().map(|seq| seq.0),
         totals: sa.totals(),
@@ -174,6 +176,7 @@ fn report_larval(stored: &StoredReservation, now: Nanos) -> SaReport {
         replay_window: 0,
         selectors: SelectorSpec::default(),
         state: "larval".to_owned(),
+        lifetime: Lifetime::default(),
         age_s: now.since(made) / Nanos::SECOND,
         highest_seq: None,
         totals: SaTotals::default(),

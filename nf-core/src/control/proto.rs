@@ -28,6 +28,7 @@ use serde_json::error::Category;
 use crate::config::FilterSpec;
 use crate::notify::Class;
 use crate::sa::inbound::SaTotals;
+use crate::sa::lifetime::{Lifetime, Limit, Unit};
 use crate::sa::spec::{SaSpec, SelectorSpec};
 use crate::types::Spi;
 
@@ -300,10 +301,13 @@ pub struct SaReport {
     pub replay_window: u32,
     /// What may be inside.
     pub selectors: SelectorSpec,
-    /// `larval`: reserved, the keys are on their way; or `mature`.
+    /// `larval`: reserved, the keys are on their way; `mature`; or `dying`: to be rekeyed, a soft limit is reached.
     pub state: String,
     /// Seconds since it was installed, or reserved.
     pub age_s: u64,
+    /// How long it may be used.
+    #[serde(default)]
+    pub lifetime: Lifetime,
     /// The highest authentic sequence number.
     pub highest_seq: Option<u64>,
     /// What has come in on it.
@@ -367,8 +371,14 @@ event_kinds! {
     InvalidSpi "invalid-spi",
     /// The first authentic packet on an SA.
     SaFirstPacket "sa-first-packet",
+    /// An SA has reached a limit of its lifetime.
+    SaLifetime "sa-lifetime",
     /// An SA's source address or port has changed.
     SaAddressChanged "sa-address-changed",
+    /// Packets of an SA came again, or too late for its replay window.
+    SaReplay "sa-replay",
+    /// Packets on an SA whose integrity check value is wrong.
+    SaAuthFailure "sa-auth-failure",
     /// A reserved SPI ran out before it became an SA.
     SaReservationExpired "sa-reservation-expired",
 }
@@ -396,6 +406,38 @@ pub enum EventReport {
         #[serde(flatten)]
         sa: SaId,
         /// When.
+        at_ns: u64,
+    },
+    /// An SA has reached a limit of its lifetime: at a soft one it is to be rekeyed, at a hard one it is deleted.
+    SaLifetime {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Soft or hard.
+        limit: Limit,
+        /// Of what.
+        unit: Unit,
+        /// When.
+        at_ns: u64,
+    },
+    /// Packets of an SA were refused as replays: at most one event a second for an SA.
+    SaReplay {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Packets since the last such event.
+        packets: u64,
+        /// When it was noticed.
+        at_ns: u64,
+    },
+    /// Packets on an SA were not authentic: at most one event a second for an SA.
+    SaAuthFailure {
+        /// The SA.
+        #[serde(flatten)]
+        sa: SaId,
+        /// Packets since the last such event.
+        packets: u64,
+        /// When it was noticed.
         at_ns: u64,
     },
     /// The newest authentic packet of an SA came from another address or port than the one before: a NAT has
@@ -438,7 +480,10 @@ impl EventReport {
         match self {
             EventReport::InvalidSpi(_) => Some(EventKind::InvalidSpi),
             EventReport::SaFirstPacket { .. } => Some(EventKind::SaFirstPacket),
+            EventReport::SaLifetime { .. } => Some(EventKind::SaLifetime),
             EventReport::SaAddressChanged { .. } => Some(EventKind::SaAddressChanged),
+            EventReport::SaReplay { .. } => Some(EventKind::SaReplay),
+            EventReport::SaAuthFailure { .. } => Some(EventKind::SaAuthFailure),
             EventReport::SaReservationExpired { .. } => Some(EventKind::SaReservationExpired),
             EventReport::Lost { .. } | EventReport::Unknown => None,
         }
@@ -489,6 +534,15 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// UDP source port; none without UDP, or where no packet has shown it yet.
     pub port: Option<u16>,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(port) => std::net::SocketAddr::new(self.address, port).fmt(f),
+            None => self.address.fmt(f),
+        }
+    }
 }
 
 /// Plugins.
@@ -656,6 +710,16 @@ mod tests {
                 EventReport::SaFirstPacket { sa: sa.clone(), at_ns: 5 },
                 json!({"kind": "sa-first-packet", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
                        "at_ns": 5}),
+            ),
+            (
+                EventReport::SaLifetime { sa: sa.clone(), limit: Limit::Soft, unit: Unit::Bytes, at_ns: 5 },
+                json!({"kind": "sa-lifetime", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
+                       "limit": "soft", "unit": "bytes", "at_ns": 5}),
+            ),
+            (
+                EventReport::SaReplay { sa: sa.clone(), packets: 9, at_ns: 5 },
+                json!({"kind": "sa-replay", "spi": 256, "src": "10.1.1.1", "dst": "10.10.1.2", "peer": "branch",
+                       "packets": 9, "at_ns": 5}),
             ),
             (
                 EventReport::SaAddressChanged { sa, from, to, at_ns: 5 },

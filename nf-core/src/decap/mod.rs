@@ -163,6 +163,10 @@ fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Re
     if sa.layout.payload_range(esp_len).is_none() {
         return Err(DropReason::PadOrLength.into());
     }
+    if sa.phase().is_over() {
+        let v6 = headers.version() == Some(IpVersion::V6);
+        return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into());
+    }
     let low = headers.seq_low(frame).ok_or(DropReason::EspTruncated)?;
     let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
     Ok(Job { lane, sa, seq })
@@ -247,6 +251,9 @@ fn tell(core: &mut CoreCx<'_>, batch: &Batch<'_>, job: &Job<'_>) {
     let (at, sa) = (core.now, SaRef { key: job.sa.key, id: job.sa.id });
     if job.sa.note_use() {
         core.tell(Event::FirstPacket { sa, at });
+    }
+    if let Some((limit, unit)) = job.sa.note_progress(job.seq) {
+        core.tell(Event::LimitReached { sa, limit, unit, at });
     }
     // A packet that another one overtook may come from where the peer was before (RFC 7296 2.23).
     if job.sa.encap == Encap::Udp && job.sa.window.highest() == Some(job.seq) {

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::policy::Selectors;
+use crate::sa::lifetime::{Lifetime, Limit, Phase, Unit};
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
-use crate::types::{CoreId, Spi};
+use crate::types::{CoreId, SeqNo, Spi};
 
 /// What tells one SA from another. RFC 4301 4.1 finds a unicast SA by SPI and destination; the source decides between
 /// two that share both.
@@ -43,6 +44,10 @@ pub struct Sa {
     /// Verifies and decrypts.
     pub opener: Box<dyn Opener>,
     counters: Box<[SaCounters]>,
+    /// What of its lifetime traffic uses up.
+    allowance: Allowance,
+    /// Which of its limits it has reached.
+    phase: Phase,
     /// Whether an authentic packet has come.
     used: AtomicBool,
     /// Where the newest authentic packet came from, as [`fingerprint`]; 0 before the first.
@@ -52,19 +57,52 @@ pub struct Sa {
 impl Sa {
     /// Makes the SA with its key schedule, for `cores` cores.
     pub fn new(params: &SaParams, id: u32, engine: &dyn Engine, cores: usize) -> Result<Sa, EngineError> {
+        let window = ReplayWindow::new(params.replay_window, params.transform.esn());
         Ok(Sa {
+            allowance: Allowance::new(&params.lifetime, &window),
+            phase: Phase::default(),
             key: params.key(),
             id,
             mode: params.mode,
             encap: params.encap,
             layout: params.transform.layout(),
             selectors: params.selectors.clone(),
-            window: ReplayWindow::new(params.replay_window, params.transform.esn()),
+            window,
             opener: engine.prepare(&params.transform)?,
             counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
             used: AtomicBool::new(false),
             source: AtomicU64::new(0),
         })
+    }
+
+    /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.
+    #[inline]
+    pub fn note_progress(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
+        if !self.allowance.counts && newest < self.allowance.soft_seq {
+            return None;
+        }
+        self.reach(newest)
+    }
+
+    #[cold]
+    fn reach(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
+        let (used, allowance) = (self.totals(), &self.allowance);
+        let reached = [
+            (used.octets >= allowance.hard_octets, Limit::Hard, Unit::Bytes),
+            (used.packets >= allowance.hard_packets, Limit::Hard, Unit::Packets),
+            (newest >= allowance.last_seq, Limit::Hard, Unit::Sequence),
+            (used.octets >= allowance.soft_octets, Limit::Soft, Unit::Bytes),
+            (used.packets >= allowance.soft_packets, Limit::Soft, Unit::Packets),
+            (newest >= allowance.soft_seq, Limit::Soft, Unit::Sequence),
+        ];
+        let (_, limit, unit) = reached.into_iter().find(|(reached, ..)| *reached)?;
+        self.phase.reach(limit, unit).then_some((limit, unit))
+    }
+
+    /// Which of its limits it has reached.
+    #[inline]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
     }
 
     /// Notes that an authentic packet has come; true for the first one.
@@ -101,6 +139,38 @@ impl Sa {
             auth_failed: sum.auth_failed + core.auth_failed.get(),
             refused: sum.refused + core.refused.get(),
         })
+    }
+}
+
+/// What traffic may use of an SA.
+#[derive(Debug)]
+struct Allowance {
+    /// Whether octets or packets are limited.
+    counts: bool,
+    soft_octets: u64,
+    hard_octets: u64,
+    soft_packets: u64,
+    hard_packets: u64,
+    soft_seq: SeqNo,
+    last_seq: SeqNo,
+}
+
+impl Allowance {
+    fn new(lifetime: &Lifetime, window: &ReplayWindow) -> Allowance {
+        let Lifetime { soft, hard } = lifetime;
+        let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        // A number that may come again can't run out.
+        let last_seq = window.last().unwrap_or(SeqNo(u64::MAX));
+        Allowance {
+            counts: [soft.bytes, soft.packets, hard.bytes, hard.packets].iter().any(Option::is_some),
+            soft_octets: or_none(soft.bytes),
+            hard_octets: or_none(hard.bytes),
+            soft_packets: or_none(soft.packets),
+            hard_packets: or_none(hard.packets),
+            // The last sixteenth is for the rekey: without ESN four minutes at a million packets a second.
+            soft_seq: SeqNo(last_seq.0 - last_seq.0 / 16),
+            last_seq,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod inbound;
 pub mod larval;
+pub mod lifetime;
 pub mod replay;
 pub mod spec;
 pub mod table;

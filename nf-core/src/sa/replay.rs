@@ -177,6 +177,11 @@ impl ReplayWindow {
         window
     }
 
+    /// The last number that a packet may have, unless the window is off.
+    pub fn last(&self) -> Option<SeqNo> {
+        (!self.is_off()).then_some(SeqNo(self.last))
+    }
+
     /// Before decryption: completes the number on the wire and refuses what is certainly a replay or too old.
     ///
     /// With ESN the high half is inferred as RFC 4303 A2.2 says; before the first packet it is 0. A number that would

@@ -13,6 +13,7 @@ use crate::crypto::{Integrity, Transform, TransformError};
 use crate::policy::Selectors;
 use crate::prefix::Prefix;
 use crate::sa::inbound::SaKey;
+use crate::sa::lifetime::Lifetime;
 use crate::sa::replay::WindowSize;
 use crate::types::Spi;
 
@@ -80,6 +81,9 @@ pub struct SaSpec {
     /// The peer's name, for displays and events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// How long it may be used.
+    #[serde(default, skip_serializing_if = "Lifetime::is_none")]
+    pub lifetime: Lifetime,
 }
 
 /// Inner networks, as text.
@@ -270,6 +274,8 @@ pub struct SaParams {
     pub selectors: Selectors,
     /// The peer's name, if it was given one.
     pub peer: Option<String>,
+    /// How long it may be used.
+    pub lifetime: Lifetime,
 }
 
 impl SaParams {
@@ -299,6 +305,7 @@ impl SaSpec {
                 dst: prefixes("selectors.dst", &self.selectors.dst)?,
             },
             peer: self.peer()?,
+            lifetime: self.lifetime.check().map(|()| self.lifetime)?,
         })
     }
 

@@ -10,6 +10,7 @@ use netlink_packet_xfrm::state::GetDumpMessage;
 use netlink_packet_xfrm::{Address, Id, UserExpire, UserSaInfo, XfrmMessage};
 use netlink_sys::protocols::NETLINK_XFRM;
 use netlink_sys::{Socket, SocketAddr};
+use nf_core::sa::lifetime::Limit;
 use zeroize::Zeroizing;
 
 use super::message::{ESP, Event, SaId, read};
@@ -47,8 +48,8 @@ pub(super) fn dump() -> io::Result<Vec<Event>> {
     }
 }
 
-/// Says that the soft lifetime of an SA is over: the kernel tells whoever negotiated it.
-pub(super) fn expire(id: SaId) -> io::Result<()> {
+/// Says that a lifetime of an SA is over: the kernel tells whoever negotiated it, and deletes it at the hard one.
+pub(super) fn expire(id: SaId, limit: Limit) -> io::Result<()> {
     let family = match id.dst {
         IpAddr::V4(_) => AF_INET,
         IpAddr::V6(_) => AF_INET6,
@@ -58,7 +59,7 @@ pub(super) fn expire(id: SaId) -> io::Result<()> {
         family,
         ..UserSaInfo::default()
     };
-    let message = ExpireMessage { expire: UserExpire { state, hard: 0 } };
+    let message = ExpireMessage { expire: UserExpire { state, hard: u8::from(limit == Limit::Hard) } };
     let socket = ask(XfrmMessage::Expire(message), NLM_F_ACK)?;
     let datagram = receive(&socket)?;
     for event in read(&datagram).map_err(io::Error::other)? {

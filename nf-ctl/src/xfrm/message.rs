@@ -8,7 +8,8 @@ use netlink_packet_xfrm::constants::{
     AF_INET, AF_INET6, UDP_ENCAP_ESPINUDP, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_MSG_DELSA, XFRM_MSG_EXPIRE,
     XFRM_MSG_FLUSHSA, XFRM_MSG_NEWSA, XFRM_MSG_UPDSA, XFRM_STATE_ESN,
 };
-use netlink_packet_xfrm::{Address, UserSaInfo, XfrmAttrs, XfrmMessage};
+use netlink_packet_xfrm::{Address, LifetimeConfig, UserSaInfo, XfrmAttrs, XfrmMessage};
+use nf_core::sa::lifetime::{Lifetime, Limits};
 use nf_core::sa::spec::{SaSpec, SelectorSpec};
 use nf_core::types::Spi;
 use serde::Serialize;
@@ -203,7 +204,24 @@ fn spec(info: &UserSaInfo, id: SaId, src: IpAddr, attributes: &[XfrmAttrs]) -> R
         encap: encap.to_owned(),
         selectors: selectors(info)?,
         peer: None,
+        lifetime: lifetime(&info.lifetime_cfg),
     })
+}
+
+/// Octets and packets, which the kernel doesn't see. It counts the seconds itself.
+fn lifetime(limits: &LifetimeConfig) -> Lifetime {
+    // XFRM_INF, and what no traffic reaches.
+    let limit = |limit: u64| Some(limit).filter(|limit| (1..=i64::MAX as u64).contains(limit));
+    let (bytes, packets) = (limit(limits.hard_byte_limit), limit(limits.hard_packet_limit));
+    let below = |soft: Option<u64>, hard: Option<u64>| soft.filter(|soft| hard.is_none_or(|hard| *soft < hard));
+    Lifetime {
+        soft: Limits {
+            bytes: below(limit(limits.soft_byte_limit), bytes),
+            packets: below(limit(limits.soft_packet_limit), packets),
+            seconds: None,
+        },
+        hard: Limits { bytes, packets, seconds: None },
+    }
 }
 
 /// A selector that leaves everything open is none. nf-core's have no protocols and ports.
@@ -251,7 +269,7 @@ mod tests {
     use netlink_packet_xfrm::monitor::ExpireMessage;
     use netlink_packet_xfrm::state::{DelGetMessage, FlushMessage, ModifyMessage};
     use netlink_packet_xfrm::{
-        Alg, AlgAead, AlgAuth, EncapTmpl, Id, Lifetime, ReplayEsn, Selector, UserExpire, UserSaId,
+        Alg, AlgAead, AlgAuth, EncapTmpl, Id, Lifetime as Used, ReplayEsn, Selector, UserExpire, UserSaId,
     };
     use proptest::prelude::*;
 
@@ -274,7 +292,7 @@ mod tests {
             family: AF_INET,
             mode: XFRM_MODE_TUNNEL,
             replay_window: 32,
-            lifetime_cur: Lifetime { add_time: 1_700_000_000, ..Lifetime::default() },
+            lifetime_cur: Used { add_time: 1_700_000_000, ..Used::default() },
             ..UserSaInfo::default()
         };
         change(&mut info);
@@ -336,6 +354,14 @@ mod tests {
         });
         let info = info(|info| {
             info.flags = XFRM_STATE_ESN;
+            info.lifetime_cfg = LifetimeConfig {
+                soft_byte_limit: u64::MAX,
+                hard_byte_limit: u64::MAX,
+                soft_packet_limit: 900,
+                hard_packet_limit: 1000,
+                hard_add_expires_seconds: 3600,
+                ..LifetimeConfig::default()
+            };
             info.selector = Selector {
                 family: AF_INET,
                 saddr: ip("192.168.0.0"),
@@ -357,6 +383,7 @@ mod tests {
             "spi": "3076621886", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16", "key": key,
             "esn": true, "replay_window": 128, "encap": "udp",
             "selectors": {"src": ["192.168.0.0/16"], "dst": ["10.2.0.0/24"]},
+            "lifetime": {"soft": {"packets": 900}, "hard": {"packets": 1000}},
         });
         assert_eq!(spec, wanted);
     }

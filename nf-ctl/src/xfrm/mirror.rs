@@ -122,6 +122,13 @@ impl Mirror {
         }
     }
 
+    /// nf-core has deleted an SA at the end of its lifetime.
+    pub fn ended(&mut self, id: SaId) {
+        if self.known.get(&id) == Some(&Known::Installed) {
+            self.known.insert(id, Known::Left);
+        }
+    }
+
     /// nf-core refused to install an SA: that isn't tried again.
     pub fn refused(&mut self, id: SaId) {
         if let Some(known) = self.known.get_mut(&id) {
@@ -259,6 +266,16 @@ mod tests {
         assert_eq!(shown(&mirror.event(mature(id(0x200, HERE), 1))), ["install 200"]);
         mirror.refused(id(0x200, HERE));
         assert!(mirror.event(Event::Deleted(id(0x200, HERE))).is_empty(), "nf-core never had it");
+    }
+
+    #[test]
+    fn an_sa_that_nf_core_ended_is_not_installed_again() {
+        let mut mirror = mirror();
+        assert_eq!(shown(&mirror.event(mature(id(0x100, HERE), 150))), ["install 100"]);
+        mirror.ended(id(0x100, HERE));
+        assert!(mirror.resync(vec![mature(id(0x100, HERE), 150)], &BTreeSet::new(), 100).is_empty());
+        assert!(mirror.event(Event::Expired { id: id(0x100, HERE), hard: true }).is_empty());
+        assert_eq!(shown(&mirror.event(mature(id(0x100, HERE), 200))), ["install 100"], "the SPI may be used again");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use nf_core::control::client::{Client, ClientError};
-use nf_core::control::proto::{EventKind, Request, Reserved, SaName, SaReport, Status};
+use nf_core::control::proto::{EventKind, EventReport, Request, Reserved, SaName, SaReport, Status};
+use nf_core::sa::lifetime::Limit;
 use zeroize::Zeroizing;
 
 use super::kernel;
@@ -49,6 +50,8 @@ enum Input {
     /// The kernel had more to tell than fits.
     Overrun,
     KernelGone(io::Error),
+    /// An SA has reached a limit in nf-core.
+    Lifetime(SaId, Limit),
     /// Seen by the watcher of this session.
     NfCoreGone(u64),
 }
@@ -115,13 +118,19 @@ fn find(nf_core: &Path, log: &mut dyn FnMut(&str)) -> Client {
     }
 }
 
-/// Tells when nf-core goes: nothing need be asked of it for hours.
+/// Tells of lifetimes that are over in nf-core, and when nf-core goes: nothing need be asked of it for hours.
 fn watch(nf_core: &Path, session: u64, inputs: SyncSender<Input>) {
     let nf_core = nf_core.to_owned();
     thread::spawn(move || {
-        let events = Client::connect(&nf_core).and_then(|client| client.subscribe(&[EventKind::SaReservationExpired]));
+        let events = Client::connect(&nf_core).and_then(|client| client.subscribe(&[EventKind::SaLifetime]));
         if let Ok(mut events) = events {
-            while events.next(None).is_ok() {}
+            while let Ok(event) = events.next(None) {
+                if let Some(EventReport::SaLifetime { sa, limit, .. }) = event
+                    && inputs.send(Input::Lifetime(SaId { spi: sa.spi, dst: sa.dst }, limit)).is_err()
+                {
+                    return;
+                }
+            }
         }
         let _ = inputs.send(Input::NfCoreGone(session));
     });
@@ -148,6 +157,10 @@ impl AtWork<'_> {
             let left = next_resync.saturating_duration_since(Instant::now());
             let done = match inputs.recv_timeout(left) {
                 Ok(Input::Kernel(datagram)) => self.hear(&datagram),
+                Ok(Input::Lifetime(id, limit)) => {
+                    self.lifetime(id, limit);
+                    Ok(())
+                }
                 Ok(Input::NfCoreGone(session)) if session == self.session => {
                     return Ended::NfCore("nf-core is gone".to_owned());
                 }
@@ -167,6 +180,19 @@ impl AtWork<'_> {
             if let Err(ended) = done {
                 return ended;
             }
+        }
+    }
+
+    fn lifetime(&mut self, id: SaId, limit: Limit) {
+        let over = format!("{id}: its {} lifetime is over", limit.as_str());
+        if limit == Limit::Hard {
+            self.mirror.ended(id);
+        }
+        match kernel::expire(id, limit) {
+            Ok(()) => (self.log)(&format!("{over}, its IKE daemon was told")),
+            // Of an SA that the kernel never had: somebody else installed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => (self.log)(&format!("{over}, and its IKE daemon can't be told ({error})")),
         }
     }
 
@@ -219,7 +245,7 @@ impl AtWork<'_> {
                     let deleted = self.client.call(&Request::SaDel { sa: name(id) });
                     self.tell(id, "deleted", deleted)?;
                 }
-                Action::Rekey(id) => match kernel::expire(id) {
+                Action::Rekey(id) => match kernel::expire(id, Limit::Soft) {
                     Ok(()) => (self.log)(&format!("{id}: older than nf-core, asked its IKE daemon to rekey it")),
                     Err(error) => (self.log)(&format!(
                         "{id}: older than nf-core, and its IKE daemon can't be asked to rekey it ({error}); rekey it by hand"

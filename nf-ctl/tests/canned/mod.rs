@@ -19,6 +19,7 @@ use nf_core::counters::{Consumed, CoreCounters, Snapshot};
 use nf_core::drop::DropReason;
 use nf_core::notify::{Class, FlowReport, NotifyReport};
 use nf_core::sa::inbound::SaTotals;
+use nf_core::sa::lifetime::{Lifetime, Limit, Unit};
 use nf_core::sa::spec::{SaSpec, SelectorSpec};
 use nf_core::types::Spi;
 
@@ -42,10 +43,12 @@ impl Desk {
         let mut desk = Desk { cores, baseline: Snapshot::default(), sas: Vec::new() };
         let sa = serde_json::json!({
             "spi": "0x12345678", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
-            "key": "5a".repeat(20), "selectors": {"src": ["192.168.1.0/24"], "dst": ["192.168.2.0/24"]},
+            "key": "5a".repeat(20), "selectors": {"src": ["192.168.1.0/24"], "dst": ["192.168.2.0/24"]}, "peer": "branch-1",
+            "lifetime": {"soft": {"seconds": 3500, "bytes": 4_000_000_000u64}, "hard": {"seconds": 7200}},
         });
         desk.add(&serde_json::from_value(sa).unwrap()).unwrap();
         let sa = desk.sas.last_mut().unwrap();
+        sa.state = "dying".to_owned();
         (sa.age_s, sa.highest_seq, sa.totals.packets, sa.totals.octets) =
             (3_600, Some(1_000_060), 1_000_018, 132_002_376);
         (sa.totals.replay_duplicate, sa.totals.replay_late) = (40, 2);
@@ -75,6 +78,7 @@ impl Desk {
             replay_window: params.replay_window.get(),
             selectors: spec.selectors.clone(),
             state: "mature".to_owned(),
+            lifetime: params.lifetime,
             age_s: 0,
             highest_seq: None,
             totals: SaTotals::default(),
@@ -98,6 +102,7 @@ impl Desk {
             replay_window: 0,
             selectors: SelectorSpec::default(),
             state: "larval".to_owned(),
+            lifetime: Lifetime::default(),
             age_s: 2,
             highest_seq: None,
             totals: SaTotals::default(),
@@ -180,6 +185,8 @@ fn events() -> Vec<EventReport> {
         EventReport::InvalidSpi(invalid.clone()),
         EventReport::InvalidSpi(InvalidSpiEvent { packets: 998, seq: 8039, at_ns: 86_401_250_118_000, ..invalid }),
         EventReport::SaFirstPacket { sa: sa.clone(), at_ns: 86_401_262_004_000 },
+        EventReport::SaLifetime { sa: sa.clone(), limit: Limit::Soft, unit: Unit::Seconds, at_ns: 86_402_000_000_000 },
+        EventReport::SaReplay { sa: sa.clone(), packets: 12, at_ns: 86_410_050_000_000 },
         EventReport::SaAddressChanged { sa, from: port(61_234), to: port(1025), at_ns: 86_455_000_009_000 },
     ]
 }

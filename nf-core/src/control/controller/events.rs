@@ -33,10 +33,12 @@ impl Controller {
                     Some(Event::SourceChanged { sa, address, port, at }) => {
                         self.on_source_changed(sa, Endpoint { address, port }, at);
                     }
+                    Some(Event::LimitReached { sa, limit, unit, at }) => self.on_limit(sa, limit, unit, at),
                     None => break,
                 }
             }
         }
+        self.delete_expired();
     }
 
     fn on_invalid_spi(&mut self, event: &InvalidSpi) {
@@ -77,7 +79,7 @@ impl Controller {
     }
 
     /// The SA that a core speaks of, unless it is gone or another one has its key.
-    fn stored(&mut self, sa: SaRef) -> Option<&mut StoredSa> {
+    pub(super) fn stored(&mut self, sa: SaRef) -> Option<&mut StoredSa> {
         self.sas.get_mut(&order(&sa.key)).filter(|stored| stored.sa.id == sa.id)
     }
 }
