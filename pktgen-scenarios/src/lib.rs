@@ -7,10 +7,15 @@
 //! Encapsulation ([`seal`]) is written for this crate alone, on the same cryptographic primitives as nf-core but sharing
 //! no code with it, so that a fault in one isn't hidden by the same fault in the other.
 
+pub mod daemon;
+pub mod export;
+pub mod link;
 pub mod outer;
 pub mod packet;
+pub mod play;
 pub mod random;
 pub mod run;
 pub mod scenario;
 pub mod scenarios;
 pub mod seal;
+pub mod throughput;

@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use pktgen_scenarios::run::{self, Outcome, RunError};
+use pktgen_scenarios::link::{Generator, RingSize};
+use pktgen_scenarios::run::{self, Generated, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
 use pktgen_scenarios::scenarios;
+use pktgen_scenarios::seal::Algorithm;
+use pktgen_scenarios::throughput::{self, FrameSize};
+use pktgen_scenarios::{export, play};
 
 /// Named ESP traffic with its expected result.
 ///
@@ -36,22 +40,120 @@ enum Command {
         #[command(flatten)]
         size: Size,
     },
-    /// Play a scenario, or `all`, through `nf-core replay`, and compare counters, packets and messages.
-    Run {
-        /// The scenario.
+    /// Play a scenario, or `all`, through nf-core, and compare counters, packets and messages: through `nf-core replay`, or
+    /// through `nf-core run` if it makes requests on the way.
+    Run(Play),
+    /// Play a scenario, or `all`, between two virtual ports through `nf-core run`, and compare as well.
+    Play(Play),
+    /// Write a scenario for Pktgen-DPDK: captures, Lua scripts, and a shell script that plays them against nf-core.
+    Export {
+        /// The scenario, or `all`, each into a directory of its name.
         name: String,
-        /// The program; else the one beside this program, else the one in PATH.
+        /// The directory.
         #[arg(long)]
-        nf_core: Option<PathBuf>,
-        /// Keep captures and counters in a directory.
-        #[arg(long, value_name = "DIR")]
-        keep: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        out: PathBuf,
+        /// Percent of the link's rate.
+        #[arg(long, default_value_t = 1.0, value_parser = rate)]
+        rate: f64,
+        /// Pktgen's port towards nf-core's unprotected port.
+        #[arg(long, default_value_t = 0)]
+        tx_port: u16,
+        /// Pktgen's port towards nf-core's protected port.
+        #[arg(long, default_value_t = 1)]
+        rx_port: u16,
         #[command(flatten)]
         size: Size,
     },
+    /// Find the highest rate without loss for each frame size (RFC 2544), between two virtual ports through `nf-core run`.
+    Throughput(Throughput),
+}
+
+#[derive(Args)]
+struct Play {
+    /// The scenario.
+    name: String,
+    /// The program; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// Keep captures and counters in a directory.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    size: Size,
+}
+
+#[derive(Args)]
+struct Throughput {
+    /// Frame sizes: octets on the protected side, FCS included, or imix.
+    #[arg(long, value_delimiter = ',', default_value = FrameSize::DEFAULT)]
+    sizes: Vec<FrameSize>,
+    /// Cipher with the bits of its key, and integrity algorithm, such as aes-cbc/256/hmac-sha256-128.
+    #[arg(long, value_parser = throughput::algorithm, default_value = "aes-gcm-16/128")]
+    algorithm: Algorithm,
+    /// SAs that share the traffic.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    sas: u32,
+    /// Packets of the replay windows, 32 to 65536. With 0, for none, frames are sent again and again, and trials can last as
+    /// long as one likes; else a trial ends when the frames that fit into --memory-mb have been sent once.
+    #[arg(long, default_value_t = 64)]
+    replay_window: u32,
+    /// nf-core's crypto engine.
+    #[arg(long, default_value = "auto")]
+    engine: String,
+    /// Seconds of a trial. RFC 2544 24 asks for 60 at least.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    trial_s: f64,
+    /// How often a rate must pass to be the result.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeats: u32,
+    /// Where the search ends: the difference between a rate that passes and one that doesn't, in percent.
+    #[arg(long, default_value_t = 2.0, value_parser = percent)]
+    resolution: f64,
+    /// Trials of a size at most.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    max_trials: u32,
+    /// Frames a second at most; else as many as the generator can.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    max_pps: Option<u32>,
+    /// Places of the rings to and from nf-core, rounded up to a power of two.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=16_384))]
+    ring: u32,
+    /// Megabytes that the frames of a size may take.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    memory_mb: u32,
+    /// The CPU of nf-core's worker; else the last that there is.
+    #[arg(long)]
+    nf_core_cpu: Option<usize>,
+    /// The CPU of the generator; else the first that there is.
+    #[arg(long)]
+    generator_cpu: Option<usize>,
+    /// The program; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// Print JSON, with all trials.
+    #[arg(long)]
+    json: bool,
+    /// Draw the result into a file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.01..=3600.0).contains(number));
+    number.ok_or_else(|| "give seconds from 0.01 to 3600".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.001..=100.0).contains(number));
+    number.ok_or_else(|| "give percent from 0.001 to 100".to_owned())
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.01..=50.0).contains(number));
+    number.ok_or_else(|| "give percent from 0.01 to 50".to_owned())
 }
 
 #[derive(Args)]
@@ -83,32 +185,124 @@ fn carry_out(command: Command) -> Result<bool, String> {
                 if json {
                     println!("{}", serde_json::json!({"name": scenario.name, "about": scenario.about}));
                 } else {
-                    println!("{:<12} {}", scenario.name, scenario.about);
+                    println!("{:<21} {}", scenario.name, scenario.about);
                 }
             }
             Ok(true)
         }
         Command::Gen { name, out, size } => {
-            let (files, expected) = run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
+            let Generated { files, expected, .. } =
+                run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
             println!("{}: {} frames; {}", files.frames.display(), expected.rx, files.config.display());
             Ok(true)
         }
-        Command::Run { name, nf_core, keep, json, size } => {
-            let nf_core = nf_core.unwrap_or_else(beside);
-            let chosen = if name == "all" { scenarios::ALL.iter().collect() } else { vec![find(&name)?] };
-            let mut passed = true;
-            for scenario in chosen {
-                let outcome = play(scenario, &size, &nf_core, keep.as_deref())?;
-                passed &= outcome.passed();
-                if json {
-                    println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
-                } else {
-                    print(&outcome);
+        Command::Run(play) => play_all(&play, Way::Capture),
+        Command::Play(play) => play_all(&play, Way::Ports),
+        Command::Throughput(asked) => measure(asked),
+        Command::Export { name, out, rate, tx_port, rx_port, size } => {
+            let options = export::Options { rate, tx_port, rx_port };
+            for scenario in chosen(&name)? {
+                let dir = if name == "all" { out.join(scenario.name) } else { out.clone() };
+                let generated = run::generate(scenario, &dir, size.packets, size.seed).map_err(text)?;
+                let exported = export::export(&generated, scenario.about, &dir, options).map_err(text)?;
+                println!("{}: {} frames", exported.script.display(), generated.expected.rx);
+                if exported.too_long > 0 {
+                    eprintln!(
+                        "{}: Pktgen would cut {} frames down to {} octets: not all of it will pass",
+                        scenario.name,
+                        exported.too_long,
+                        export::LONGEST
+                    );
                 }
             }
-            Ok(passed)
+            Ok(true)
         }
     }
+}
+
+fn measure(asked: Throughput) -> Result<bool, String> {
+    let options = throughput::Options {
+        sizes: asked.sizes,
+        algorithm: asked.algorithm,
+        sas: asked.sas,
+        replay_window: asked.replay_window,
+        engine: asked.engine,
+        trial_s: asked.trial_s,
+        search: throughput::Search {
+            resolution: asked.resolution / 100.0,
+            repeats: asked.repeats,
+            max_trials: asked.max_trials,
+        },
+        max_pps: asked.max_pps.map(f64::from),
+        ring: RingSize::with_places(asked.ring),
+        memory: asked.memory_mb as usize * 1_000_000,
+        cpus: (asked.nf_core_cpu, asked.generator_cpu),
+    };
+    let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+    let nf_core = asked.nf_core.unwrap_or_else(beside);
+    let mut progress = |line: &str| eprintln!("{line}");
+    let report = throughput::run(&options, &nf_core, dir.path(), &mut progress).map_err(|error| error.to_string())?;
+    if asked.json {
+        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+    } else {
+        print!("{report}");
+    }
+    if let Some(path) = asked.svg {
+        std::fs::write(&path, throughput::svg(&report)?).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(report.is_complete())
+}
+
+/// How frames get to nf-core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As a capture, unless the scenario needs a running nf-core.
+    Capture,
+    /// Over virtual ports.
+    Ports,
+}
+
+fn play_all(play: &Play, way: Way) -> Result<bool, String> {
+    let nf_core = play.nf_core.clone().unwrap_or_else(beside);
+    let mut generator = None;
+    let mut passed = true;
+    for scenario in chosen(&play.name)? {
+        let outcome = play_one(scenario, play, way, &nf_core, &mut generator)
+            .map_err(|error| format!("{}: {error}", scenario.name))?;
+        passed &= outcome.passed();
+        if play.json {
+            println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+        } else {
+            print(&outcome);
+        }
+    }
+    Ok(passed)
+}
+
+fn play_one(
+    scenario: &Scenario,
+    play: &Play,
+    way: Way,
+    nf_core: &Path,
+    generator: &mut Option<Generator>,
+) -> Result<Outcome, RunError> {
+    let temporary = tempfile::tempdir().map_err(|error| RunError::Io { path: std::env::temp_dir(), error })?;
+    let dir = play.keep.as_ref().map_or_else(|| temporary.path().to_owned(), |keep| keep.join(scenario.name));
+    let generated = run::generate(scenario, &dir, play.size.packets, play.size.seed)?;
+    if way == Way::Capture && generated.steps.is_empty() {
+        return run::replay(&generated, nf_core);
+    }
+    // Once for all scenarios: a process can start DPDK only once.
+    let generator = match generator {
+        Some(generator) => generator,
+        none => none.insert(Generator::start()?),
+    };
+    play::play(&generated, nf_core, generator)
+}
+
+/// The scenario of that name, or all.
+fn chosen(name: &str) -> Result<Vec<&'static Scenario>, String> {
+    if name == "all" { Ok(scenarios::ALL.iter().collect()) } else { Ok(vec![find(name)?]) }
 }
 
 fn find(name: &str) -> Result<&'static Scenario, String> {
@@ -122,14 +316,6 @@ fn find(name: &str) -> Result<&'static Scenario, String> {
 fn beside() -> PathBuf {
     let sibling = std::env::current_exe().ok().map(|program| program.with_file_name("nf-core"));
     sibling.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("nf-core"))
-}
-
-fn play(scenario: &Scenario, size: &Size, nf_core: &Path, keep: Option<&Path>) -> Result<Outcome, String> {
-    let temporary = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-    let dir = keep.map_or_else(|| temporary.path().to_owned(), |keep| keep.join(scenario.name));
-    let (files, expected) =
-        run::generate(scenario, &dir, size.packets, size.seed).map_err(|error| error.to_string())?;
-    run::run(scenario, &files, &expected, nf_core).map_err(|error| format!("{}: {error}", scenario.name))
 }
 
 fn print(outcome: &Outcome) {
