@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 const SHOW_COMMANDS: &str = "\
 show platform hardware qfp active statistics drop [clear]
 show platform hardware qfp active feature ipsec datapath drops [all] [clear]
-show counters | show interfaces | show invalid-spi [--limit N] | show sa | show status";
+show counters | show interfaces | show invalid-spi [--limit N] | show runtime | show sa | show status";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {

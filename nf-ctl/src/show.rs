@@ -4,6 +4,7 @@ use nf_core::control::client::Client;
 use nf_core::control::proto::{Request, SaReport, Status};
 use nf_core::counters::Report;
 use nf_core::notify::NotifyReport;
+use nf_core::stage::RuntimeReport;
 use serde::Serialize;
 
 use crate::args::Cli;
@@ -17,6 +18,7 @@ enum What {
     Counters,
     Interfaces,
     InvalidSpi,
+    Runtime,
     Sa,
     Status,
 }
@@ -38,6 +40,7 @@ const COMMANDS: &[(&str, What)] = &[
     ("counters", What::Counters),
     ("interfaces", What::Interfaces),
     ("invalid-spi", What::InvalidSpi),
+    ("runtime", What::Runtime),
     ("sa", What::Sa),
     ("status", What::Status),
 ];
@@ -128,6 +131,10 @@ fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
         What::InvalidSpi => {
             let report: NotifyReport = Client::connect(&cli.socket)?.call(&Request::InvalidSpi { limit })?;
             if json { render::json(&report) } else { render::invalid_spi(&report) }
+        }
+        What::Runtime => {
+            let cores: Vec<RuntimeReport> = Client::connect(&cli.socket)?.call(&Request::Runtime {})?;
+            if json { render::json(&cores) } else { render::runtime(&cores) }
         }
         What::Sa => {
             let list: Vec<SaReport> = sa::list(cli)?;
