@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use pktgen_scenarios::bench;
 use pktgen_scenarios::run::{self, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
 use pktgen_scenarios::scenarios;
@@ -52,6 +53,36 @@ enum Command {
         #[command(flatten)]
         size: Size,
     },
+    /// Measure the throughput of nf-core and of ipsec-secgw, in turn, on the same capture and core.
+    Bench(Bench),
+}
+
+#[derive(Args)]
+struct Bench {
+    /// nf-core; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// DPDK's ipsec-secgw (scripts/build-secgw.sh makes it); without it nf-core is measured alone.
+    #[arg(long)]
+    secgw: Option<PathBuf>,
+    /// A directory for captures, configurations and logs.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// The CPU that both run on.
+    #[arg(long, default_value_t = 0)]
+    cpu: u16,
+    /// Fewer cases, shorter.
+    #[arg(long)]
+    quick: bool,
+    /// Writes the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Puts the figures, with those of nf-core's benchmark from `--memory`, into a page.
+    #[arg(long, requires = "memory")]
+    page: Option<PathBuf>,
+    /// What nf-core's benchmark `memory` has written with `--json`.
+    #[arg(long)]
+    memory: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -107,6 +138,27 @@ fn carry_out(command: Command) -> Result<bool, String> {
                 }
             }
             Ok(passed)
+        }
+        Command::Bench(bench) => {
+            let options = bench::Options {
+                nf_core: bench.nf_core.unwrap_or_else(beside),
+                secgw: bench.secgw,
+                dir: bench.dir,
+                cpu: bench.cpu,
+                quick: bench.quick,
+            };
+            let rows = bench::run(&options, |row| println!("{row}")).map_err(|error| error.to_string())?;
+            if let Some(path) = bench.json {
+                let json = serde_json::to_vec_pretty(&rows).map_err(|error| error.to_string())?;
+                std::fs::write(&path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+            if let (Some(page), Some(memory)) = (bench.page, bench.memory) {
+                let text = std::fs::read(&memory).map_err(|error| format!("{}: {error}", memory.display()))?;
+                let figures =
+                    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", memory.display()))?;
+                bench::report::write(&page, &rows, &figures)?;
+            }
+            Ok(true)
         }
     }
 }
