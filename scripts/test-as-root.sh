@@ -3,7 +3,7 @@
 set -eu
 
 not_run() {
-	echo "NOT RUN: the tests of net_tap, net_af_packet and strongSwan: $1" >&2
+	echo "NOT RUN: the tests of net_tap, net_af_packet, IKE's ports and strongSwan: $1" >&2
 	exit 0
 }
 
@@ -15,7 +15,7 @@ if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
 fi
 ip netns del "$probe"
 
-tests="--test virtual_ports --test strongswan --test vici"
+tests="--test virtual_ports --test strongswan --test vici --test udp"
 if scripts/charon-plugin.sh; then
 	tests="$tests --test charon_plugin"
 else

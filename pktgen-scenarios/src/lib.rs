@@ -8,10 +8,14 @@
 //! no code with it, so that a fault in one isn't hidden by the same fault in the other.
 
 pub mod bench;
+pub mod daemon;
+pub mod link;
 pub mod outer;
 pub mod packet;
+pub mod play;
 pub mod random;
 pub mod run;
 pub mod scenario;
 pub mod scenarios;
 pub mod seal;
+pub mod throughput;

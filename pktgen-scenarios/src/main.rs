@@ -5,9 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use pktgen_scenarios::bench;
-use pktgen_scenarios::run::{self, Outcome, RunError};
+use pktgen_scenarios::link::{Generator, RingSize};
+use pktgen_scenarios::play;
+use pktgen_scenarios::run::{self, Generated, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
 use pktgen_scenarios::scenarios;
+use pktgen_scenarios::seal::Algorithm;
+use pktgen_scenarios::throughput::{self, FrameSize};
 
 /// Named ESP traffic with its expected result.
 ///
@@ -37,23 +41,14 @@ enum Command {
         #[command(flatten)]
         size: Size,
     },
-    /// Play a scenario, or `all`, through `nf-core replay`, and compare counters, packets and messages.
-    Run {
-        /// The scenario.
-        name: String,
-        /// The program; else the one beside this program, else the one in PATH.
-        #[arg(long)]
-        nf_core: Option<PathBuf>,
-        /// Keep captures and counters in a directory.
-        #[arg(long, value_name = "DIR")]
-        keep: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        size: Size,
-    },
-    /// Measure the throughput of nf-core and of ipsec-secgw, in turn, on the same capture and core.
+    /// Play a scenario, or `all`, through nf-core, and compare counters, packets and messages: through `nf-core replay`, or
+    /// through `nf-core run` if it makes requests on the way.
+    Run(Play),
+    /// Play a scenario, or `all`, between two virtual ports through `nf-core run`, and compare as well.
+    Play(Play),
+    /// Find the highest rate without loss for each frame size (RFC 2544), between two virtual ports through `nf-core run`.
+    Throughput(Throughput),
+    /// Measure the packet rates of nf-core and of DPDK's ipsec-secgw, in turn, on the same capture and core.
     Bench(Bench),
 }
 
@@ -62,7 +57,7 @@ struct Bench {
     /// nf-core; else the one beside this program, else the one in PATH.
     #[arg(long)]
     nf_core: Option<PathBuf>,
-    /// DPDK's ipsec-secgw (scripts/build-secgw.sh makes it); without it nf-core is measured alone.
+    /// ipsec-secgw, as scripts/build-secgw.sh builds it; without it nf-core is measured alone.
     #[arg(long)]
     secgw: Option<PathBuf>,
     /// A directory for captures, configurations and logs.
@@ -77,12 +72,95 @@ struct Bench {
     /// Writes the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Puts the figures, with those of nf-core's benchmark from `--memory`, into a page.
+    /// Puts the figures, with those from `--memory`, into a page.
     #[arg(long, requires = "memory")]
     page: Option<PathBuf>,
     /// What nf-core's benchmark `memory` has written with `--json`.
     #[arg(long)]
     memory: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Play {
+    /// The scenario.
+    name: String,
+    /// The program; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// Keep captures and counters in a directory.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    size: Size,
+}
+
+#[derive(Args)]
+struct Throughput {
+    /// Frame sizes: octets on the protected side, FCS included, or imix.
+    #[arg(long, value_delimiter = ',', default_value = FrameSize::DEFAULT)]
+    sizes: Vec<FrameSize>,
+    /// Cipher with the bits of its key, and integrity algorithm, such as aes-cbc/256/hmac-sha256-128.
+    #[arg(long, value_parser = throughput::algorithm, default_value = "aes-gcm-16/128")]
+    algorithm: Algorithm,
+    /// SAs that share the traffic.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    sas: u32,
+    /// Packets of the replay windows, 32 to 65536. With 0, for none, frames are sent again and again, and trials can last as
+    /// long as one likes; else a trial ends when the frames that fit into --memory-mb have been sent once.
+    #[arg(long, default_value_t = 64)]
+    replay_window: u32,
+    /// nf-core's crypto engine.
+    #[arg(long, default_value = "auto")]
+    engine: String,
+    /// Seconds of a trial. RFC 2544 24 asks for 60 at least.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    trial_s: f64,
+    /// How often a rate must pass to be the result.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    repeats: u32,
+    /// Where the search ends: the difference between a rate that passes and one that doesn't, in percent.
+    #[arg(long, default_value_t = 2.0, value_parser = percent)]
+    resolution: f64,
+    /// Trials of a size at most.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    max_trials: u32,
+    /// Frames a second at most; else as many as the generator can.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    max_pps: Option<u32>,
+    /// Places of the rings to and from nf-core, rounded up to a power of two.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=16_384))]
+    ring: u32,
+    /// Megabytes that the frames of a size may take.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    memory_mb: u32,
+    /// The CPU of nf-core's worker; else the last that there is.
+    #[arg(long)]
+    nf_core_cpu: Option<usize>,
+    /// The CPU of the generator; else the first that there is.
+    #[arg(long)]
+    generator_cpu: Option<usize>,
+    /// The program; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// Print JSON, with all trials.
+    #[arg(long)]
+    json: bool,
+    /// Draw the result into a file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.01..=3600.0).contains(number));
+    number.ok_or_else(|| "give seconds from 0.01 to 3600".to_owned())
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.01..=50.0).contains(number));
+    number.ok_or_else(|| "give percent from 0.01 to 50".to_owned())
 }
 
 #[derive(Args)]
@@ -114,53 +192,125 @@ fn carry_out(command: Command) -> Result<bool, String> {
                 if json {
                     println!("{}", serde_json::json!({"name": scenario.name, "about": scenario.about}));
                 } else {
-                    println!("{:<12} {}", scenario.name, scenario.about);
+                    println!("{:<21} {}", scenario.name, scenario.about);
                 }
             }
             Ok(true)
         }
         Command::Gen { name, out, size } => {
-            let (files, expected) = run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
+            let Generated { files, expected, .. } =
+                run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
             println!("{}: {} frames; {}", files.frames.display(), expected.rx, files.config.display());
             Ok(true)
         }
-        Command::Run { name, nf_core, keep, json, size } => {
-            let nf_core = nf_core.unwrap_or_else(beside);
-            let chosen = if name == "all" { scenarios::ALL.iter().collect() } else { vec![find(&name)?] };
-            let mut passed = true;
-            for scenario in chosen {
-                let outcome = play(scenario, &size, &nf_core, keep.as_deref())?;
-                passed &= outcome.passed();
-                if json {
-                    println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
-                } else {
-                    print(&outcome);
-                }
-            }
-            Ok(passed)
-        }
-        Command::Bench(bench) => {
-            let options = bench::Options {
-                nf_core: bench.nf_core.unwrap_or_else(beside),
-                secgw: bench.secgw,
-                dir: bench.dir,
-                cpu: bench.cpu,
-                quick: bench.quick,
-            };
-            let rows = bench::run(&options, |row| println!("{row}")).map_err(|error| error.to_string())?;
-            if let Some(path) = bench.json {
-                let json = serde_json::to_vec_pretty(&rows).map_err(|error| error.to_string())?;
-                std::fs::write(&path, json).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-            if let (Some(page), Some(memory)) = (bench.page, bench.memory) {
-                let text = std::fs::read(&memory).map_err(|error| format!("{}: {error}", memory.display()))?;
-                let figures =
-                    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", memory.display()))?;
-                bench::report::write(&page, &rows, &figures)?;
-            }
-            Ok(true)
+        Command::Run(play) => play_all(&play, Way::Capture),
+        Command::Play(play) => play_all(&play, Way::Ports),
+        Command::Throughput(asked) => measure(asked),
+        Command::Bench(asked) => compare(asked),
+    }
+}
+
+fn compare(asked: Bench) -> Result<bool, String> {
+    let options = bench::Options {
+        nf_core: asked.nf_core.unwrap_or_else(beside),
+        secgw: asked.secgw,
+        dir: asked.dir,
+        cpu: asked.cpu,
+        quick: asked.quick,
+    };
+    let rows = bench::run(&options, |row| println!("{row}")).map_err(|error| error.to_string())?;
+    if let Some(path) = asked.json {
+        let json = serde_json::to_vec_pretty(&rows).map_err(|error| error.to_string())?;
+        std::fs::write(&path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if let (Some(page), Some(memory)) = (asked.page, asked.memory) {
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", memory.display());
+        let text = std::fs::read(&memory).map_err(|error| failed(&error))?;
+        let figures = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        bench::report::write(&page, &rows, &figures)?;
+    }
+    Ok(true)
+}
+
+fn measure(asked: Throughput) -> Result<bool, String> {
+    let options = throughput::Options {
+        sizes: asked.sizes,
+        algorithm: asked.algorithm,
+        sas: asked.sas,
+        replay_window: asked.replay_window,
+        engine: asked.engine,
+        trial_s: asked.trial_s,
+        search: throughput::Search {
+            resolution: asked.resolution / 100.0,
+            repeats: asked.repeats,
+            max_trials: asked.max_trials,
+        },
+        max_pps: asked.max_pps.map(f64::from),
+        ring: RingSize::with_places(asked.ring),
+        memory: asked.memory_mb as usize * 1_000_000,
+        cpus: (asked.nf_core_cpu, asked.generator_cpu),
+    };
+    let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+    let nf_core = asked.nf_core.unwrap_or_else(beside);
+    let mut progress = |line: &str| eprintln!("{line}");
+    let report = throughput::run(&options, &nf_core, dir.path(), &mut progress).map_err(|error| error.to_string())?;
+    if asked.json {
+        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+    } else {
+        print!("{report}");
+    }
+    if let Some(path) = asked.svg {
+        std::fs::write(&path, throughput::svg(&report)?).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(report.is_complete())
+}
+
+/// How frames get to nf-core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As a capture, unless the scenario needs a running nf-core.
+    Capture,
+    /// Over virtual ports.
+    Ports,
+}
+
+fn play_all(play: &Play, way: Way) -> Result<bool, String> {
+    let nf_core = play.nf_core.clone().unwrap_or_else(beside);
+    let chosen = if play.name == "all" { scenarios::ALL.iter().collect() } else { vec![find(&play.name)?] };
+    let mut generator = None;
+    let mut passed = true;
+    for scenario in chosen {
+        let outcome = play_one(scenario, play, way, &nf_core, &mut generator)
+            .map_err(|error| format!("{}: {error}", scenario.name))?;
+        passed &= outcome.passed();
+        if play.json {
+            println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+        } else {
+            print(&outcome);
         }
     }
+    Ok(passed)
+}
+
+fn play_one(
+    scenario: &Scenario,
+    play: &Play,
+    way: Way,
+    nf_core: &Path,
+    generator: &mut Option<Generator>,
+) -> Result<Outcome, RunError> {
+    let temporary = tempfile::tempdir().map_err(|error| RunError::Io { path: std::env::temp_dir(), error })?;
+    let dir = play.keep.as_ref().map_or_else(|| temporary.path().to_owned(), |keep| keep.join(scenario.name));
+    let generated = run::generate(scenario, &dir, play.size.packets, play.size.seed)?;
+    if way == Way::Capture && generated.steps.is_empty() {
+        return run::replay(&generated, nf_core);
+    }
+    // Once for all scenarios: a process can start DPDK only once.
+    let generator = match generator {
+        Some(generator) => generator,
+        none => none.insert(Generator::start()?),
+    };
+    play::play(&generated, nf_core, generator)
 }
 
 fn find(name: &str) -> Result<&'static Scenario, String> {
@@ -174,14 +324,6 @@ fn find(name: &str) -> Result<&'static Scenario, String> {
 fn beside() -> PathBuf {
     let sibling = std::env::current_exe().ok().map(|program| program.with_file_name("nf-core"));
     sibling.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("nf-core"))
-}
-
-fn play(scenario: &Scenario, size: &Size, nf_core: &Path, keep: Option<&Path>) -> Result<Outcome, String> {
-    let temporary = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-    let dir = keep.map_or_else(|| temporary.path().to_owned(), |keep| keep.join(scenario.name));
-    let (files, expected) =
-        run::generate(scenario, &dir, size.packets, size.seed).map_err(|error| error.to_string())?;
-    run::run(scenario, &files, &expected, nf_core).map_err(|error| format!("{}: {error}", scenario.name))
 }
 
 fn print(outcome: &Outcome) {

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use nf_core::control::client::ClientError;
 use nf_core::counters::{Consumed, Report};
 use nf_core::drop::DropReason;
 use pcap_file::PcapError;
 use pcap_file::pcap::PcapReader;
 use serde::Serialize;
 
-use crate::scenario::{Expected, Scenario, Writer};
+use crate::scenario::{Expected, Scenario, Step, Writer};
 
 /// The part of a message by which it is told from a log.
 const MESSAGE: &str = "%CRYPTO-4-RECVD_PKT_INV_SPI:";
@@ -44,8 +46,24 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// The program failed.
-    #[error("nf-core failed: {0}")]
+    #[error("{0}")]
     Failed(String),
+    /// It doesn't answer over its control socket, or refuses.
+    #[error(transparent)]
+    Control(#[from] ClientError),
+    /// The generator's own ports fail.
+    #[error("the generator's ports: {0}")]
+    Dpdk(#[from] dpdk_rs::Error),
+    /// It doesn't come to an end.
+    #[error("waited {} s in vain for {what}; the log of nf-core ends in: {log}", .patience.as_secs())]
+    Stalled {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        patience: Duration,
+        /// The last lines of nf-core's log.
+        log: String,
+    },
     /// Its counters can't be read.
     #[error("{}: isn't a file of counters: {error}", .path.display())]
     Counters {
@@ -54,6 +72,14 @@ pub enum RunError {
         /// Why.
         error: serde_json::Error,
     },
+}
+
+impl RunError {
+    /// Makes an error about a file of one about I/O.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
+        let path = path.to_owned();
+        move |error| RunError::Io { path, error }
+    }
 }
 
 /// The files of a scenario in a directory.
@@ -71,6 +97,8 @@ pub struct Files {
     pub got: PathBuf,
     /// The counters.
     pub stats: PathBuf,
+    /// What a running nf-core says on stderr.
+    pub log: PathBuf,
 }
 
 impl Files {
@@ -83,26 +111,38 @@ impl Files {
             expected: dir.join("expected.json"),
             got: dir.join(format!("{name}.out.pcap")),
             stats: dir.join("stats.json"),
+            log: dir.join("nf-core.log"),
         }
     }
 }
 
+/// A scenario, written.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Its name.
+    pub name: &'static str,
+    /// Its files.
+    pub files: Files,
+    /// nf.toml's text: local addresses and SAs.
+    pub config: String,
+    /// What must come of it.
+    pub expected: Expected,
+    /// Requests to the control socket on the way.
+    pub steps: Vec<Step>,
+}
+
 /// Writes a scenario's frames, nf.toml and expected result into a directory.
-pub fn generate(scenario: &Scenario, dir: &Path, packets: usize, seed: u64) -> Result<(Files, Expected), RunError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |error| RunError::Io { path, error }
-    };
-    std::fs::create_dir_all(dir).map_err(io(dir))?;
+pub fn generate(scenario: &Scenario, dir: &Path, packets: usize, seed: u64) -> Result<Generated, RunError> {
+    std::fs::create_dir_all(dir).map_err(RunError::io(dir))?;
     let files = Files::new(dir, scenario.name);
     let capture = |error| RunError::Capture { path: files.frames.clone(), error };
     let mut writer = Writer::create(&files.frames, &files.outputs, seed).map_err(capture)?;
     (scenario.write)(&mut writer, packets).map_err(capture)?;
-    let (config, expected) = writer.finish();
-    std::fs::write(&files.config, config).map_err(io(&files.config))?;
+    let (config, steps, expected) = writer.finish().map_err(capture)?;
+    std::fs::write(&files.config, &config).map_err(RunError::io(&files.config))?;
     let json = serde_json::to_vec_pretty(&expected).unwrap_or_default();
-    std::fs::write(&files.expected, json).map_err(io(&files.expected))?;
-    Ok((files, expected))
+    std::fs::write(&files.expected, json).map_err(RunError::io(&files.expected))?;
+    Ok(Generated { name: scenario.name, files, config, expected, steps })
 }
 
 /// What was compared, and how it came out.
@@ -117,14 +157,23 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Compares counters, messages and the packets that came out with what must come of a scenario.
+    pub(crate) fn new(scenario: &Generated, report: &Report, stderr: &str) -> Result<Outcome, RunError> {
+        let mut differences = compare_messages(&scenario.expected.messages, stderr);
+        differences.extend(compare_captures(&scenario.files.outputs, &scenario.files.got)?);
+        let numbers = compare_counters(&scenario.expected, report);
+        Ok(Outcome { scenario: scenario.name.to_owned(), numbers, differences })
+    }
+
     /// Whether all is as it must be.
     pub fn passed(&self) -> bool {
         self.differences.is_empty() && self.numbers.iter().all(|(_, expected, got)| expected == got)
     }
 }
 
-/// Plays a generated scenario through the program and compares.
-pub fn run(scenario: &Scenario, files: &Files, expected: &Expected, nf_core: &Path) -> Result<Outcome, RunError> {
+/// Plays a written scenario through `nf-core replay` and compares. Not for one with steps.
+pub fn replay(scenario: &Generated, nf_core: &Path) -> Result<Outcome, RunError> {
+    let files = &scenario.files;
     let output = Command::new(nf_core)
         .arg("replay")
         .arg("--config")
@@ -138,12 +187,10 @@ pub fn run(scenario: &Scenario, files: &Files, expected: &Expected, nf_core: &Pa
     if !output.status.success() {
         return Err(RunError::Failed(stderr.trim().to_owned()));
     }
-    let text = std::fs::read(&files.stats).map_err(|error| RunError::Io { path: files.stats.clone(), error })?;
+    let text = std::fs::read(&files.stats).map_err(RunError::io(&files.stats))?;
     let report =
         serde_json::from_slice(&text).map_err(|error| RunError::Counters { path: files.stats.clone(), error })?;
-    let mut differences = compare_messages(&expected.messages, &stderr);
-    differences.extend(compare_captures(&files.outputs, &files.got)?);
-    Ok(Outcome { scenario: scenario.name.to_owned(), numbers: compare_counters(expected, &report), differences })
+    Outcome::new(scenario, &report, &stderr)
 }
 
 /// Every counter that there is, expected and got.
@@ -224,11 +271,15 @@ mod tests {
     fn every_scenario_accounts_for_each_of_its_frames() {
         for scenario in scenarios::ALL {
             let dir = tempfile::tempdir().unwrap();
-            let (files, expected) = generate(scenario, dir.path(), 50, 1).unwrap();
+            let Generated { files, config, expected, steps, .. } = generate(scenario, dir.path(), 50, 1).unwrap();
             assert!(expected.is_conserved(), "{}: {expected:?}", scenario.name);
             assert!(expected.rx >= 40, "{}", scenario.name);
-            let text = std::fs::read_to_string(&files.config).unwrap();
-            nf_core::config::Config::parse(&text, &files.config).unwrap();
+            assert!(steps.is_sorted_by_key(|step| step.after), "{}: {steps:?}", scenario.name);
+            assert!(steps.iter().all(|step| step.until <= expected.rx), "{}: {steps:?}", scenario.name);
+            for step in steps {
+                nf_core::control::proto::Request::decode(step.request.to_string().as_bytes()).unwrap();
+            }
+            nf_core::config::Config::parse(&config, &files.config).unwrap();
         }
     }
 
@@ -237,8 +288,7 @@ mod tests {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let scenario = scenarios::find("mixed").unwrap();
         let frames = |dir: &tempfile::TempDir, seed| {
-            let (files, _) = generate(scenario, dir.path(), 20, seed).unwrap();
-            std::fs::read(files.frames).unwrap()
+            std::fs::read(generate(scenario, dir.path(), 20, seed).unwrap().files.frames).unwrap()
         };
         assert_eq!(frames(&dirs[0], 1), frames(&dirs[1], 1));
         assert_ne!(frames(&dirs[0], 1), frames(&dirs[2], 2));
@@ -290,7 +340,7 @@ mod tests {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let valid = scenarios::find("valid").unwrap();
         let output =
-            |dir: &tempfile::TempDir, packets, seed| generate(valid, dir.path(), packets, seed).unwrap().0.outputs;
+            |dir: &tempfile::TempDir, packets, seed| generate(valid, dir.path(), packets, seed).unwrap().files.outputs;
         let (ten, other, nine) = (output(&dirs[0], 10, 1), output(&dirs[1], 10, 2), output(&dirs[2], 9, 1));
         assert_eq!(compare_captures(&ten, &ten).unwrap(), None);
         assert!(compare_captures(&ten, &other).unwrap().unwrap().starts_with("packet 1 differs"));

@@ -1,8 +1,9 @@
 //! A scenario: frames, and what must come of each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use nf_core::drop::DropReason;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use pcap_file::{DataLink, PcapError};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::outer::Outer;
 use crate::packet;
@@ -66,6 +68,51 @@ pub struct Expected {
     pub drops: BTreeMap<u16, u64>,
     /// Messages about invalid SPIs, each of which must be printed once.
     pub messages: BTreeSet<String>,
+    /// What a running nf-core must know of invalid SPIs, besides the messages.
+    pub flows: BTreeSet<UnknownFlow>,
+}
+
+/// Packets on an SPI that no SA has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct UnknownFlow {
+    /// Outer source address.
+    pub src: IpAddr,
+    /// Outer destination address.
+    pub dst: IpAddr,
+    /// SPI.
+    pub spi: u32,
+    /// UDP ports of the last packet, source first, if it came in UDP.
+    pub udp_ports: Option<(u16, u16)>,
+}
+
+impl fmt::Display for UnknownFlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let UnknownFlow { src, dst, spi, udp_ports } = self;
+        write!(f, "SPI {spi:#010X} from {src} to {dst}")?;
+        match udp_ports {
+            Some((from, to)) => write!(f, ", UDP ports {from} and {to}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A request to the control socket while frames are under way. A scenario that has some needs a running nf-core.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// The request, as the control socket takes it.
+    pub request: Value,
+    /// It is made when so many frames have been sent.
+    pub after: u64,
+    /// No more than so many frames are sent before it is answered.
+    pub until: u64,
+}
+
+impl Step {
+    /// Whether traffic goes on while nf-core carries it out. Else nf-core has received all frames before it, and none
+    /// after it.
+    pub fn is_under_way(&self) -> bool {
+        self.after < self.until
+    }
 }
 
 /// Takes a scenario's frames: into a capture, with the expected output into another. Memory doesn't grow with them.
@@ -73,8 +120,10 @@ pub struct Writer {
     frames: PcapWriter<BufWriter<File>>,
     outputs: PcapWriter<BufWriter<File>>,
     time: Duration,
-    /// The SAs of the scenario, for its nf.toml.
+    /// The SAs and local addresses of the scenario, for its nf.toml.
     sas: Vec<String>,
+    local: Vec<IpAddr>,
+    steps: Vec<Step>,
     expected: Expected,
     held: u64,
     /// Numbers for keys and payloads.
@@ -94,6 +143,8 @@ impl Writer {
             outputs: open(outputs)?,
             time: Duration::ZERO,
             sas: Vec::new(),
+            local: vec![LOCAL_V4, LOCAL_V6],
+            steps: Vec::new(),
             expected: Expected::default(),
             held: 0,
             random: Random::new(seed),
@@ -103,6 +154,30 @@ impl Writer {
     /// Declares an SA to the network function.
     pub fn install(&mut self, sa: &Sa) {
         self.sas.push(sa.to_toml());
+    }
+
+    /// Declares another address of the network function.
+    pub fn local(&mut self, address: IpAddr) {
+        self.local.push(address);
+    }
+
+    /// Makes a request between two frames: nf-core has received those before, and none that comes after.
+    pub fn request(&mut self, request: Value) {
+        let now = self.expected.rx;
+        self.steps.push(Step { request, after: now, until: now });
+    }
+
+    /// Makes a request while frames go on. Those up to [`Writer::answered`] may be sent before the answer is there.
+    pub fn request_under_way(&mut self, request: Value) {
+        self.steps.push(Step { request, after: self.expected.rx, until: u64::MAX });
+    }
+
+    /// From here on all requests have been answered.
+    pub fn answered(&mut self) {
+        let now = self.expected.rx;
+        for step in self.steps.iter_mut().filter(|step| step.until == u64::MAX) {
+            step.until = now;
+        }
     }
 
     /// Adds a frame and what must come of it.
@@ -140,6 +215,11 @@ impl Writer {
              spi=0x{spi:08X}({spi}), srcaddr={}",
             outer.dst, outer.src
         ));
+        // The report has the ports of the flow's last packet.
+        let udp_ports = outer.udp.map(|port| (port, 4500));
+        let flow = UnknownFlow { src: outer.src, dst: outer.dst, spi, udp_ports };
+        self.expected.flows.retain(|known| (known.src, known.dst, known.spi) != (flow.src, flow.dst, flow.spi));
+        self.expected.flows.insert(flow);
         let reason = if outer.dst.is_ipv4() { DropReason::UnknownSpiV4 } else { DropReason::UnknownSpiV6 };
         self.push(&outer.esp(&esp), Outcome::Dropped(reason))
     }
@@ -165,13 +245,17 @@ impl Writer {
         Ok(frame)
     }
 
-    /// The scenario's nf.toml, and what must come of it.
-    pub fn finish(self) -> (String, Expected) {
+    /// The scenario's nf.toml, its steps, and what must come of it.
+    pub fn finish(mut self) -> Result<(String, Vec<Step>, Expected), PcapError> {
+        self.answered();
+        for writer in [self.frames, self.outputs] {
+            writer.into_writer().flush().map_err(PcapError::IoError)?;
+        }
         let mut config = String::new();
-        for address in [LOCAL_V4, LOCAL_V6] {
+        for address in &self.local {
             config += &format!("[[local]]\naddress = \"{address}\"\n\n");
         }
-        (config + &self.sas.join("\n"), self.expected)
+        Ok((config + &self.sas.join("\n"), self.steps, self.expected))
     }
 }
 

@@ -10,6 +10,7 @@ use aes_gcm::aead::consts::{U8, U12};
 use aes_gcm::aead::{AeadInOut, KeyInit, Nonce};
 use chacha20poly1305::ChaCha20Poly1305;
 use hmac::{Hmac, Mac};
+use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 
@@ -113,23 +114,42 @@ impl Sa {
         }
     }
 
+    /// The receiver's side, as the control socket's `sa-add` takes it.
+    pub fn to_json(&self) -> Value {
+        let mut sa = json!({
+            "spi": format!("{:#010X}", self.spi),
+            "src": self.src,
+            "dst": self.dst,
+            "mode": if self.tunnel { "tunnel" } else { "transport" },
+            "alg": self.algorithm.cipher,
+            "key": hex::encode(&self.key),
+            "esn": self.esn,
+            "replay_window": self.replay_window,
+            "encap": if self.udp { "udp" } else { "none" },
+        });
+        if let Some(auth) = self.algorithm.auth {
+            sa["auth"] = json!(auth);
+            sa["auth_key"] = json!(hex::encode(&self.auth_key));
+        }
+        if self.selectors != (Vec::new(), Vec::new()) {
+            sa["selectors"] = json!({ "src": self.selectors.0, "dst": self.selectors.1 });
+        }
+        sa
+    }
+
     /// The receiver's side as an `[[sa]]` table of nf.toml.
     pub fn to_toml(&self) -> String {
         let mut text = String::from("[[sa]]\n");
-        let mode = if self.tunnel { "tunnel" } else { "transport" };
-        let encap = if self.udp { "udp" } else { "none" };
-        let _ = writeln!(
-            text,
-            "spi = {:#010x}\nsrc = \"{}\"\ndst = \"{}\"\nmode = \"{mode}\"",
-            self.spi, self.src, self.dst
-        );
-        let _ = writeln!(text, "alg = \"{}\"\nkey = \"{}\"", self.algorithm.cipher, hex::encode(&self.key));
-        if let Some(auth) = self.algorithm.auth {
-            let _ = writeln!(text, "auth = \"{auth}\"\nauth_key = \"{}\"", hex::encode(&self.auth_key));
-        }
-        let _ = writeln!(text, "esn = {}\nreplay_window = {}\nencap = \"{encap}\"", self.esn, self.replay_window);
-        if self.selectors != (Vec::new(), Vec::new()) {
-            let _ = writeln!(text, "selectors = {{ src = {:?}, dst = {:?} }}", self.selectors.0, self.selectors.1);
+        for (field, value) in self.to_json().as_object().into_iter().flatten() {
+            // JSON's strings, numbers, booleans and lists are TOML as they are.
+            let value = match value {
+                Value::Object(table) => {
+                    let fields: Vec<String> = table.iter().map(|(field, value)| format!("{field} = {value}")).collect();
+                    format!("{{ {} }}", fields.join(", "))
+                }
+                plain => plain.to_string(),
+            };
+            let _ = writeln!(text, "{field} = {value}");
         }
         text
     }

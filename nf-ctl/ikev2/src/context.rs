@@ -57,6 +57,8 @@ pub(crate) enum Action {
         /// The command that asked for it.
         command: Option<CommandId>,
     },
+    /// An IKE SA ends, after what was asked for before.
+    Close(IkeId, Failure),
     /// An IKE SA that lost a collision: the peer will delete it, and if not, time will.
     Redundant(IkeId),
     /// All other IKE SAs with the same identities end: the peer doesn't know them any more.

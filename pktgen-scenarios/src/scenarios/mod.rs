@@ -1,6 +1,7 @@
 //! The scenarios, a file for each kind.
 
 mod basic;
+mod faults;
 mod headers;
 mod mixed;
 mod variety;
@@ -22,13 +23,19 @@ pub const ALL: &[Scenario] = &[
     headers::FRAGMENTS,
     headers::VLAN,
     headers::ECN,
-    variety::SPI_RANGE,
     variety::SELECTORS,
     variety::HIDDEN,
     variety::JUMBO,
+    faults::SPI_RANGE,
+    faults::NATT_UNKNOWN,
+    faults::OTHER_DESTINATION,
+    faults::TWO_PEERS,
+    faults::REPLACED,
+    faults::ESN_ROLL_OVER,
+    faults::EXHAUSTED,
 ];
 
-/// The scenario of that name.
+/// The scenario of that name, in upper or lower case.
 pub fn find(name: &str) -> Option<&'static Scenario> {
-    ALL.iter().find(|scenario| scenario.name == name)
+    ALL.iter().find(|scenario| scenario.name.eq_ignore_ascii_case(name))
 }

@@ -68,33 +68,6 @@ pub(super) const ALGORITHMS: Scenario = Scenario {
     },
 };
 
-pub(super) const SPI_RANGE: Scenario = Scenario {
-    name: "spi-range",
-    about: "SPIs at every edge: 0x100 to 0xFFFFFFFF work, plain and in UDP; 0 and 1 to 255 have reasons of their own",
-    write: |writer, packets| {
-        let plain = Outer::new(PEER_V4, LOCAL_V4);
-        let in_udp = Outer { udp: Some(4500), ..plain.clone() };
-        let mut spis = vec![0x100, 0x101, 0x7FFF_FFFF, 0x8000_0000, 0xFF00_0000, 0xFF00_0001, 0xFFFF_FFFE, 0xFFFF_FFFF];
-        for _ in 0..(packets / 4).min(10_000) {
-            spis.push(0xFF00_0002 + writer.random.below(0x00FF_FFF0) as u32);
-        }
-        spis.sort_unstable();
-        spis.dedup();
-        for spi in spis {
-            let mut sa = Sa::new(spi, PEER_V4, LOCAL_V4, AES_128_GCM, &mut writer.random);
-            writer.install(&sa);
-            writer.push_valid(&mut sa, &plain, false, 100)?;
-            writer.push_valid(&mut sa, &in_udp, false, 100)?;
-        }
-        for spi in [1u32, 2, 128, 255] {
-            let esp = [&spi.to_be_bytes()[..], &[0; 60]].concat();
-            writer.push(&plain.esp(&esp), Outcome::Dropped(DropReason::SpiReserved))?;
-            writer.push(&in_udp.esp(&esp), Outcome::Dropped(DropReason::SpiReserved))?;
-        }
-        writer.push(&plain.esp(&[0; 64]), Outcome::Dropped(DropReason::SpiZero))
-    },
-};
-
 pub(super) const SELECTORS: Scenario = Scenario {
     name: "selectors",
     about: "inner addresses within and outside what the SA may carry",

@@ -409,6 +409,7 @@ impl Endpoint {
                     self.arm(id);
                 }
                 Action::Inherit { old, new, command } => self.inherit(now, old, new, command),
+                Action::Close(id, reason) => self.with_sa(now, id, |sa, cx| sa.close(cx, reason)),
                 Action::Redundant(id) => self.with_sa(now, id, IkeSa::make_redundant),
                 Action::Supersede { by, established_before } => self.supersede(now, by, established_before),
             }

@@ -69,6 +69,11 @@ impl Endpoint {
         if !self.unprotected.allow(now) {
             return;
         }
+        // A peer may use a rekeyed IKE SA before its answer, which makes it ours, has reached us.
+        let ours = if header.flags.initiator { header.responder_spi } else { header.initiator_spi };
+        if self.sas.values().any(|sa| sa.offered_spi() == Some(ours)) {
+            return;
+        }
         let answer = Header {
             version: Version::V2,
             flags: Flags { initiator: !header.flags.initiator, higher_version: false, response: true },

@@ -153,6 +153,14 @@ impl IkeSa {
         }
     }
 
+    /// The SPI of a successor that we have asked the peer for.
+    pub fn offered_spi(&self) -> Option<IkeSpi> {
+        match &self.outstanding.as_ref()?.exchange {
+            Exchange::RekeyIke(rekey) => Some(rekey.spi),
+            _ => None,
+        }
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
     }
@@ -388,16 +396,19 @@ impl IkeSa {
         self.delayed.push((at, task));
     }
 
-    /// Begins the next task, if no request is under way.
+    /// Begins the next task, if no request is under way. What waits at an IKE SA that was replaced is left for its
+    /// successor, but for the goodbye.
     fn pump(&mut self, cx: &mut Cx<'_>) {
-        while self.outstanding.is_none()
-            && !matches!(self.phase, Phase::Connecting | Phase::HalfOpen(_) | Phase::Refused)
-        {
-            let Some(task) = self.queue.pop_front() else { return };
-            if self.is_closed() {
-                task.fail(self.id, cx, Failure::Gone(crate::event::SaKind::Ike));
-                continue;
-            }
+        while self.outstanding.is_none() {
+            let next = match self.phase {
+                Phase::Established => self.queue.pop_front(),
+                Phase::Replaced | Phase::Closing(_) => {
+                    let farewell = self.queue.iter().position(Task::is_farewell);
+                    farewell.and_then(|at| self.queue.remove(at))
+                }
+                Phase::Connecting | Phase::HalfOpen(_) | Phase::Refused | Phase::Closed => None,
+            };
+            let Some(task) = next else { return };
             task.start(self, cx);
         }
     }
@@ -419,7 +430,8 @@ impl IkeSa {
     /// Takes a CHILD_SA in and reports it.
     fn install(&mut self, cx: &mut Cx<'_>, new: NewChild, replaces: Option<ChildSpi>) -> ChildSpi {
         let NewChild { child, mut up } = new;
-        up.replaces = replaces;
+        // The peer may have deleted it meanwhile.
+        up.replaces = replaces.filter(|old| self.children.iter().any(|child| child.inbound == *old));
         let spi = child.inbound;
         self.children.push(child);
         cx.event(Event::ChildUp(up));

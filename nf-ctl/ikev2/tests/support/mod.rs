@@ -61,6 +61,8 @@ pub struct Peer {
     pub log: Vec<Event>,
     pub reserved: Arc<Mutex<Reserved>>,
     pub sent: u64,
+    /// All events in a line each, for the message of a test that fails.
+    pub history: Vec<String>,
 }
 
 impl Peer {
@@ -78,12 +80,19 @@ impl Peer {
             log: Vec::new(),
             reserved,
             sent: 0,
+            history: Vec::new(),
         }
     }
 
     /// Does what a driver does: first all events, then all datagrams.
     fn drive(&mut self) -> Vec<Transmit> {
         while let Some(event) = self.endpoint.poll_event() {
+            self.history.push(match &event {
+                Event::ChildUp(up) => {
+                    format!("{} up: in {} out {} replaces {:?}", up.ike, up.inbound_spi, up.outbound_spi, up.replaces)
+                }
+                other => format!("{other:?}"),
+            });
             match event {
                 Event::ChildUp(up) => {
                     assert!(
@@ -163,6 +172,7 @@ pub struct Net {
     pub meddler: Option<Meddler>,
     /// Every datagram that was sent: by whom, and what.
     pub trace: Vec<(usize, Transmit)>,
+    history: Vec<String>,
 }
 
 impl Net {
@@ -180,6 +190,7 @@ impl Net {
             weather: Weather::FAIR,
             meddler: None,
             trace: Vec::new(),
+            history: Vec::new(),
         }
     }
 
@@ -198,10 +209,25 @@ impl Net {
         self.rng.next_u32() % below.max(1)
     }
 
+    /// The last lines of what happened.
+    pub fn history(&self, lines: usize) -> String {
+        self.history[self.history.len().saturating_sub(lines)..].join("\n")
+    }
+
     /// Fetches what the peers have to say.
     pub fn collect(&mut self) {
         for side in 0..self.peers.len() {
-            for transmit in self.peers[side].drive() {
+            let sent = self.peers[side].drive();
+            let now = self.now - self.start;
+            for line in std::mem::take(&mut self.peers[side].history) {
+                self.history.push(format!("{now:?} {side} {line}"));
+            }
+            for transmit in sent {
+                let header = ikev2::wire::Header::parse(&transmit.payload).unwrap();
+                let (kind, id, flags) = (header.exchange, header.message_id, header.flags);
+                let spi = header.initiator_spi;
+                let arrow = if flags.response { "response" } else { "request" };
+                self.history.push(format!("{now:?} {side} sends {kind} {arrow} {id} over {spi}"));
                 self.peers[side].sent += 1;
                 self.trace.push((side, transmit.clone()));
                 let sent = match &mut self.meddler {
@@ -312,6 +338,15 @@ impl Net {
         }
         for peer in &self.peers {
             assert!(peer.reserved.lock().unwrap().open.is_empty(), "SPIs that are neither used nor given back");
+        }
+    }
+}
+
+impl Drop for Net {
+    /// A test that fails shows what happened before.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.history(200));
         }
     }
 }

@@ -20,7 +20,12 @@ pub(crate) struct Create {
     group_changed: bool,
     /// The peer asked to replace the same CHILD_SA meanwhile.
     collision: Option<Collision>,
+    /// SPIs of unknown CHILD_SAs that the peer has deleted meanwhile: ours may be among them, its answer still on the way.
+    deleted: Vec<ChildSpi>,
 }
+
+/// The most that are remembered.
+const MAX_DELETED: usize = 16;
 
 /// What the peer made of a CHILD_SA that we were about to replace.
 struct Collision {
@@ -60,7 +65,7 @@ pub(crate) fn start(sa: &mut IkeSa, cx: &mut Cx<'_>, replaces: Option<ChildSpi>,
         child.state = ChildState::Rekeying;
     }
     let nonce = cx.nonce();
-    Create { command, replaces, nonce, offer, group_changed: false, collision: None }.send(sa, cx);
+    Create { command, replaces, nonce, offer, group_changed: false, collision: None, deleted: Vec::new() }.send(sa, cx);
 }
 
 impl Create {
@@ -99,8 +104,19 @@ impl Create {
         }
     }
 
+    /// The peer has deleted a CHILD_SA that isn't known here.
+    pub fn note_deleted(&mut self, spi: ChildSpi) {
+        if self.deleted.len() < MAX_DELETED {
+            self.deleted.push(spi);
+        }
+    }
+
     fn succeed(self, sa: &mut IkeSa, cx: &mut Cx<'_>, child: NewChild, nonce_r: &[u8]) {
+        let gone = self.deleted.contains(&child.child.outbound);
         let ours = sa.install(cx, child, self.replaces);
+        if gone {
+            sa.remove_child(cx, ours, ChildDownReason::DeletedByPeer);
+        }
         let lowest = self.nonce.as_slice().min(nonce_r);
         // Of two CHILD_SAs made at once, the one with the lowest of the four nonces goes, by the hand of who made it
         // (RFC 7296 2.8.1).
@@ -188,11 +204,14 @@ fn try_respond(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) -> Resul
     let Some(nonce_i) = request.nonce().map(|nonce| nonce.0.to_vec()) else {
         return refuse(NotifyType::INVALID_SYNTAX, Failure::InvalidMessage("the request has no nonce".into()));
     };
+    let creating = sa.outstanding.as_ref().is_some_and(|request| matches!(request.exchange, Exchange::Create(_)));
     let replaces = match request.notify(NotifyType::REKEY_SA) {
         None => None,
         Some(notify) => {
             let found = sa.children.iter().find(|child| notify.spi == Spi::Child(child.outbound));
             match found.map(|child| (child.inbound, child.state)) {
+                // It may be the one that we are making, whose answer is still on the way.
+                None if creating => return refuse(NotifyType::TEMPORARY_FAILURE, Failure::Busy),
                 None => {
                     let notify = Notify { kind: NotifyType::CHILD_SA_NOT_FOUND, ..notify.clone() };
                     let notify = Notify { data: notify.data.into_owned().into(), ..notify };

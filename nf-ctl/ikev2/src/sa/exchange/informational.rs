@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Exchange;
-use crate::context::Cx;
+use crate::context::{Action, Cx};
 use crate::event::{ChildDownReason, CommandId, Event, Failure, Notice, Outcome};
 use crate::qcd;
 use crate::sa::child::ChildState;
@@ -57,6 +57,11 @@ pub(crate) fn liveness(sa: &mut IkeSa, cx: &mut Cx<'_>, command: Option<CommandI
     send(sa, cx, Vec::new(), Informational::Liveness { command });
 }
 
+pub(crate) fn token(sa: &mut IkeSa, cx: &mut Cx<'_>) {
+    let payloads = qcd::token_payload(cx.config, sa.spi_i, sa.spi_r).into_iter().collect();
+    send(sa, cx, payloads, Informational::Liveness { command: None });
+}
+
 pub(crate) fn invalid_spi(sa: &mut IkeSa, cx: &mut Cx<'_>, spi: ChildSpi, command: Option<CommandId>) {
     send(sa, cx, vec![Payload::Notify(Notify::invalid_spi(spi))], Informational::InvalidSpi { command });
 }
@@ -108,12 +113,16 @@ pub(crate) fn respond(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) {
             answer.push(Payload::Delete(Delete::Children { protocol: ProtocolId::ESP, spis: paired }));
         }
     }
+    if let Some(token) = qcd::token_of(request) {
+        sa.peer.qcd_token = Some(token);
+    }
     for spi in request.notifies(NotifyType::INVALID_SPI).filter_map(Notify::spi_of_packet) {
         cx.event(Event::Notice(Notice::PeerMissesSpi { ike: sa.id, spi }));
     }
     sa.respond(cx, ExchangeType::INFORMATIONAL, answer);
     if let Some(reason) = closed {
-        sa.close(cx, reason);
+        super::rekey_ike::yield_to_peer(sa, cx);
+        cx.action(Action::Close(sa.id, reason));
     }
 }
 
@@ -124,7 +133,12 @@ fn delete_of_peer(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) -> Ve
     for delete in request.deletes() {
         let Delete::Children { protocol: ProtocolId::ESP, spis } = delete else { continue };
         for spi in spis {
-            let Some(child) = sa.children.iter().find(|child| child.outbound == *spi) else { continue };
+            let Some(child) = sa.children.iter().find(|child| child.outbound == *spi) else {
+                if let Some(Exchange::Create(create)) = sa.outstanding.as_mut().map(|request| &mut request.exchange) {
+                    create.note_deleted(*spi);
+                }
+                continue;
+            };
             let (inbound, state) = (child.inbound, child.state);
             if state != ChildState::Deleting {
                 paired.push(inbound);

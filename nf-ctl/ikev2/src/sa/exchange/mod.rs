@@ -6,9 +6,9 @@ pub(crate) mod informational;
 pub(crate) mod init;
 pub(crate) mod rekey_ike;
 
-use super::{IkeSa, Phase};
+use super::IkeSa;
 use crate::context::Cx;
-use crate::event::{ChildDownReason, CommandId, Failure, IkeId, SaKind};
+use crate::event::{ChildDownReason, CommandId, Failure, IkeId};
 use crate::wire::{ChildSpi, Payloads};
 
 /// Something to do over an established IKE SA, once the window is free.
@@ -26,6 +26,8 @@ pub(crate) enum Task {
     DeleteIke { reason: Failure, command: Option<CommandId> },
     /// An empty request.
     Liveness { command: Option<CommandId> },
+    /// Our token of quick crash detection, for an IKE SA that was rekeyed.
+    Token,
     /// N(INVALID_SPI), for the peer's log.
     InvalidSpi { spi: ChildSpi, command: Option<CommandId> },
 }
@@ -33,11 +35,6 @@ pub(crate) enum Task {
 impl Task {
     /// Sends the request, or finds that there is nothing to do any more.
     pub fn start(self, sa: &mut IkeSa, cx: &mut Cx<'_>) {
-        let replaced = matches!(sa.phase, Phase::Replaced | Phase::Closing(_));
-        if replaced && !self.is_farewell() {
-            self.fail(sa.id, cx, Failure::Gone(SaKind::Ike));
-            return;
-        }
         match self {
             Task::CreateChild { command } => create::start(sa, cx, None, command),
             Task::RekeyChild { spi, command } => create::start(sa, cx, Some(spi), command),
@@ -47,20 +44,23 @@ impl Task {
             }
             Task::DeleteIke { reason, command } => informational::delete_ike(sa, cx, reason, command),
             Task::Liveness { command } => informational::liveness(sa, cx, command),
+            Task::Token => informational::token(sa, cx),
             Task::InvalidSpi { spi, command } => informational::invalid_spi(sa, cx, spi, command),
         }
     }
 
     /// Reports that it wasn't done.
     pub fn fail(self, ike: IkeId, cx: &mut Cx<'_>, failure: Failure) {
-        let (Task::CreateChild { command }
-        | Task::RekeyChild { command, .. }
-        | Task::RekeyIke { command }
-        | Task::DeleteChildren { command, .. }
-        | Task::DeleteIke { command, .. }
-        | Task::Liveness { command }
-        | Task::InvalidSpi { command, .. }) = self;
-        cx.done(command, ike, Err(failure));
+        match self {
+            Task::CreateChild { command }
+            | Task::RekeyChild { command, .. }
+            | Task::RekeyIke { command }
+            | Task::DeleteChildren { command, .. }
+            | Task::DeleteIke { command, .. }
+            | Task::Liveness { command }
+            | Task::InvalidSpi { command, .. } => cx.done(command, ike, Err(failure)),
+            Task::Token => {}
+        }
     }
 
     /// True for what still makes sense over an IKE SA that has a successor.

@@ -17,7 +17,7 @@ use crate::wire::{self, ExchangeType, IkeSpi, Notify, NotifyType, Payload, Paylo
 /// Our request.
 pub(crate) struct RekeyIke {
     pub command: Option<CommandId>,
-    spi: IkeSpi,
+    pub spi: IkeSpi,
     key_exchange: KeyExchange,
     nonce: Vec<u8>,
     /// Whether the peer had us take another group already.
@@ -100,24 +100,26 @@ impl RekeyIke {
                 new.phase = Phase::Closing(Failure::Redundant);
                 new.push(cx, farewell(Failure::Redundant));
                 cx.action(Action::Add(Box::new(new)));
-                cx.action(Action::Inherit { old: sa.id, new: theirs.new, command: self.command });
+                hand_over(sa, cx, theirs.new, self.command);
             }
             collision => {
+                // Only now both SPIs are known, of which the token is made.
+                if cx.config.qcd_secret.is_some() {
+                    new.push(cx, Task::Token);
+                }
                 cx.action(Action::Add(Box::new(new)));
-                cx.action(Action::Inherit { old: sa.id, new: id, command: self.command });
+                hand_over(sa, cx, id, self.command);
                 if let Some(theirs) = collision {
                     cx.action(Action::Redundant(theirs.new));
                 }
                 sa.queue.push_back(farewell(Failure::Rekeyed));
-                // Until its children are gone over, nothing else may begin.
-                sa.phase = Phase::Replaced;
             }
         }
     }
 
     fn fail(self, sa: &mut IkeSa, cx: &mut Cx<'_>, failure: Failure) {
         if let Some(theirs) = self.collision {
-            cx.action(Action::Inherit { old: sa.id, new: theirs.new, command: self.command });
+            hand_over(sa, cx, theirs.new, self.command);
             return;
         }
         let (at_least, jitter) = RETRY;
@@ -197,18 +199,37 @@ fn try_respond(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) -> Resul
     let Some(keys) = &sa.keys else { return Err(invalid("the IKE SA has no keys")) };
     let keys = keys.rekeyed(suite, Role::Responder, &shared, seed);
     let id = cx.out.new_ike_id();
-    let mut new = sa.successor(id, Role::Responder, (spi_i, spi_r), suite, keys, cx);
-    new.peer.qcd_token = qcd::token_of(request);
+    let new = sa.successor(id, Role::Responder, (spi_i, spi_r), suite, keys, cx);
     cx.action(Action::Add(Box::new(new)));
     let lowest_nonce = nonce.0.to_vec().min(nonce_r.clone());
     match sa.outstanding.as_mut().map(|request| &mut request.exchange) {
         // Which of the two goes on is known when our own answer has come.
         Some(Exchange::RekeyIke(ours)) => ours.collision = Some(Collision { lowest_nonce, new: id }),
-        _ => cx.action(Action::Inherit { old: sa.id, new: id, command: None }),
+        _ => hand_over(sa, cx, id, None),
     }
-    let answer = vec![Payload::Sa(chosen.answer(spi_r.into())), nonce_payload(&nonce_r), ke_payload(&key_exchange)];
+    let mut answer = vec![Payload::Sa(chosen.answer(spi_r.into())), nonce_payload(&nonce_r), ke_payload(&key_exchange)];
+    answer.extend(qcd::token_payload(cx.config, spi_i, spi_r));
     sa.respond(cx, ExchangeType::CREATE_CHILD_SA, answer);
     Ok(())
+}
+
+/// The peer deletes the IKE SA that we are rekeying. Where it has made a successor, that is why (RFC 7296 2.25.2), and our
+/// own request counts no more.
+pub(crate) fn yield_to_peer(sa: &mut IkeSa, cx: &mut Cx<'_>) {
+    let theirs = match sa.outstanding.as_ref().map(|request| &request.exchange) {
+        Some(Exchange::RekeyIke(ours)) => ours.collision.as_ref().map(|theirs| (theirs.new, ours.command)),
+        _ => None,
+    };
+    if let Some((new, command)) = theirs {
+        sa.outstanding = None;
+        hand_over(sa, cx, new, command);
+    }
+}
+
+/// All goes over to the successor; nothing but the goodbye begins here any more.
+fn hand_over(sa: &mut IkeSa, cx: &mut Cx<'_>, new: IkeId, command: Option<CommandId>) {
+    sa.phase = Phase::Replaced;
+    cx.action(Action::Inherit { old: sa.id, new, command });
 }
 
 /// What the command that asked for it hears.

@@ -1,0 +1,30 @@
+//! The programs of this build.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses a part; a failed unwrap is a failed test")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The program nf-core.
+pub(crate) fn nf_core() -> PathBuf {
+    build(&["-p", "nf-core", "--bin", "nf-core"]);
+    profile_dir().join("nf-core")
+}
+
+/// nf-core with faults: `examples/faulty-nf-core.rs`.
+pub(crate) fn faulty_nf_core() -> PathBuf {
+    build(&["-p", "pktgen-scenarios", "--example", "faulty-nf-core"]);
+    profile_dir().join("examples/faulty-nf-core")
+}
+
+fn build(what: &[&str]) {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let built = Command::new(cargo).args(["build", "-q"]).args(what).status().unwrap();
+    assert!(built.success(), "cargo build {what:?} fails");
+}
+
+/// This test's program is target/PROFILE/deps/NAME-HASH.
+fn profile_dir() -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    deps.parent().unwrap().parent().unwrap().to_owned()
+}
