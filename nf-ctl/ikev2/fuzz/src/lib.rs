@@ -1,5 +1,7 @@
 //! What has to hold for any octets. A target panics where it doesn't.
 
+pub mod peer;
+
 use ikev2::wire::{
     FragmentId, HEADER_LEN, MAX_FRAGMENTS, Message, MessageId, PayloadType, Payloads, Reassembly, SkLayout, Unwanted,
     emit, strip_padding,
