@@ -1,7 +1,7 @@
 //! Address prefixes.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ impl Prefix {
             (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()) & self.mask() == 0,
             _ => false,
         }
+    }
+
+    /// The network of all addresses of IPv4 or IPv6.
+    pub fn any(is_ipv4: bool) -> Prefix {
+        let address = if is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        Prefix { address, len: 0 }
     }
 
     /// The network's address: its first one.

@@ -12,15 +12,19 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
-/// Operates nf-core: shows counters, adds and removes SAs, binds plugins.
+/// Operates nf-core: shows counters, adds and removes SAs, binds plugins; and is its agent, which speaks IKE for it.
 ///
-/// Exit codes: 0 done, 1 nf-core refuses, 2 the command line is wrong, 3 nf-core isn't there or a file can't be read.
+/// Exit codes: 0 done, 1 nf-core or the agent refuses, 2 the command line is wrong, 3 nf-core or the agent isn't there or
+/// a file can't be read.
 #[derive(Parser)]
 #[command(version, infer_subcommands = true)]
 pub(crate) struct Cli {
     /// The control socket of nf-core.
     #[arg(long, global = true, env = "NF_CTL_SOCKET", default_value = "/run/nf-core/nf-core.sock")]
     pub(crate) socket: PathBuf,
+    /// The control socket of the agent.
+    #[arg(long, global = true, env = "NF_CTL_AGENT_SOCKET", default_value = "/run/nf-core/nf-agent.sock")]
+    pub(crate) agent_socket: PathBuf,
     /// Print JSON.
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -34,7 +38,9 @@ pub(crate) struct Cli {
 const SHOW_COMMANDS: &str = "\
 show platform hardware qfp active statistics drop [clear]
 show platform hardware qfp active feature ipsec datapath drops [all] [clear]
-show counters | show interfaces | show invalid-spi [--limit N] | show runtime | show sa | show status";
+show crypto isakmp sa | show crypto ikev2 sa | show crypto ipsec sa [detail]
+show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N] | show runtime | show sa
+show status";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -45,7 +51,7 @@ pub(crate) enum Command {
         /// What to show.
         #[arg(required = true)]
         words: Vec<String>,
-        /// At most so many flows with invalid SPIs.
+        /// At most so many flows with invalid SPIs, or decisions of recovery.
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
@@ -53,6 +59,22 @@ pub(crate) enum Command {
     Sa {
         #[command(subcommand)]
         command: SaCommand,
+    },
+    /// Run the agent: it speaks IKE for nf-core, and recovers peers that are black-holed. Ends by SIGTERM or Ctrl-C.
+    Agent {
+        /// The configuration, which is nf-core's as well.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Recover a peer now: renew its CHILD_SAs over its IKE SA, or start a new one, whatever the setting and the back-off.
+    Recover {
+        /// The peer's name in nf.toml.
+        peer: String,
+    },
+    /// Operate IKE SAs.
+    Ike {
+        #[command(subcommand)]
+        command: IkeCommand,
     },
     /// Print events as they come: invalid SPIs, first packets on SAs, changes of address. Ends with nf-core, or by
     /// Ctrl-C.
@@ -63,10 +85,39 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
+    /// List and test the hooks of nf.toml (`[[event]]`), and show what they have done.
+    Event {
+        #[command(subcommand)]
+        command: EventCommand,
+    },
     /// List, bind and unbind plugins.
     Plugin {
         #[command(subcommand)]
         command: PluginCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum IkeCommand {
+    /// Start an IKE SA with a peer that has none.
+    Initiate {
+        /// The peer's name in nf.toml.
+        peer: String,
+    },
+    /// Delete the IKE SAs with a peer, and their CHILD_SAs.
+    Delete {
+        /// The peer's name in nf.toml.
+        peer: String,
+    },
+    /// Ask a peer for a sign of life.
+    Dpd {
+        /// The peer's name in nf.toml.
+        peer: String,
+    },
+    /// Show the agent, its peers and their SAs.
+    Status {
+        /// A peer's name; all if none is named.
+        peer: Option<String>,
     },
 }
 
@@ -167,6 +218,23 @@ pub(crate) fn refuse_keys(args: &[OsString]) -> Result<(), Error> {
          use --key-file and --auth-key-file, or --file - for standard input, and a new key, for this one is known now"
             .to_owned(),
     ))
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EventCommand {
+    /// List the hooks.
+    List,
+    /// Show what hooks have done, the latest first.
+    History {
+        /// At most so many runs.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+    },
+    /// Have a hook do what it does, with an event that is made up, and wait for it.
+    Test {
+        /// The hook.
+        name: String,
+    },
 }
 
 #[derive(Subcommand)]

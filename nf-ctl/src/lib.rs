@@ -1,5 +1,5 @@
-//! What `nf-ctl` is made of beside its command line: the decisions of invalid-SPI recovery ([`recovery`]), whoever speaks
-//! IKE on the host ([`backend`]), such as strongSwan ([`vici`]), and the search for such daemons ([`detect`]).
+//! What `nf-ctl` is made of beside its command line: the agent ([`agent`]), the decisions of invalid-SPI recovery
+//! ([`recovery`]), and whoever speaks IKE on the host ([`backend`]), such as strongSwan ([`vici`]), found by [`detect`].
 
 pub mod agent;
 pub mod backend;

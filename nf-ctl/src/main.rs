@@ -1,6 +1,9 @@
 //! `nf-ctl`: the operator's command line.
 
 mod args;
+mod crypto_show;
+mod event;
+mod ike;
 mod monitor;
 mod pipe;
 mod render;
@@ -16,6 +19,8 @@ use clap::Parser;
 use nf_core::control::client::{Client, ClientError};
 use nf_core::control::proto::Request;
 use nf_core::sa::spec::FieldError;
+use nf_ctl::agent::daemon::{self, AgentError};
+use nf_ctl::agent::proto;
 
 use args::{Cli, Command, PluginCommand};
 
@@ -34,6 +39,17 @@ enum Error {
     /// A file can't be used.
     #[error("{0}")]
     File(String),
+    /// A hook's test went wrong.
+    #[error("{failed} of the hook's actions failed\n{}", text.trim_end())]
+    HookFailed {
+        /// How many.
+        failed: usize,
+        /// The run.
+        text: String,
+    },
+    /// The agent can't run.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// Of several SAs, some were added and one was not.
     #[error("{error}; this is SA {number} of {count}, those before it were added")]
     Partly {
@@ -47,9 +63,11 @@ enum Error {
 }
 
 impl Error {
-    /// 1: refused by the daemon. 2: the command line is wrong. 3: no daemon, or a file that can't be read.
+    /// 1: refused by the daemon, or the agent can't run. 2: the command line is wrong. 3: no daemon, or a file that can't be
+    /// read.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Error::Agent(_) | Error::HookFailed { .. } => 1,
             Error::Client(ClientError::Refused(_)) | Error::Partly { error: ClientError::Refused(_), .. } => 1,
             Error::Usage(_) | Error::Field(_) => 2,
             Error::Client(_) | Error::File(_) | Error::Partly { .. } => 3,
@@ -100,6 +118,13 @@ fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
         Command::Show { words, limit } => show::run(cli, words, *limit),
         Command::Sa { command } => sa::run(cli, command),
+        Command::Event { command } => event::run(cli, command),
+        Command::Agent { config } => {
+            daemon::run(config)?;
+            Ok(String::new())
+        }
+        Command::Recover { peer } => ike::task(cli, &proto::Request::Recover { peer: peer.clone() }),
+        Command::Ike { command } => ike::run(cli, command),
         Command::Plugin { command } => plugin(cli, command),
         // It prints as it goes.
         Command::Monitor { kinds, count } => monitor::run(cli, kinds, *count).map(|()| String::new()),

@@ -7,8 +7,11 @@ use nf_core::notify::NotifyReport;
 use nf_core::stage::RuntimeReport;
 use serde::Serialize;
 
+use nf_core::control::client::ClientError;
+use nf_ctl::agent::proto::{self, RecoveryReport};
+
 use crate::args::Cli;
-use crate::{Error, read, render, sa};
+use crate::{Error, crypto_show, ike, read, render, sa};
 
 /// What can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +24,10 @@ enum What {
     Runtime,
     Sa,
     Status,
+    Recovery,
+    IsakmpSa,
+    Ikev2Sa,
+    IpsecSa { detail: bool },
 }
 
 /// Flows with invalid SPIs that are listed, unless told otherwise.
@@ -37,9 +44,14 @@ const COMMANDS: &[(&str, What)] = &[
         "platform hardware qfp active feature ipsec datapath drops all clear",
         What::FeatureDrops { all: true, clear: true },
     ),
+    ("crypto isakmp sa", What::IsakmpSa),
+    ("crypto ikev2 sa", What::Ikev2Sa),
+    ("crypto ipsec sa", What::IpsecSa { detail: false }),
+    ("crypto ipsec sa detail", What::IpsecSa { detail: true }),
     ("counters", What::Counters),
     ("interfaces", What::Interfaces),
     ("invalid-spi", What::InvalidSpi),
+    ("recovery", What::Recovery),
     ("runtime", What::Runtime),
     ("sa", What::Sa),
     ("status", What::Status),
@@ -86,8 +98,8 @@ fn find(words: &[&str]) -> Result<What, Error> {
 /// Carries out `show WORDS`.
 pub(crate) fn run(cli: &Cli, words: &[String], limit: Option<usize>) -> Result<String, Error> {
     let what = find(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
-    if limit.is_some() && what != What::InvalidSpi {
-        return Err(Error::Usage("--limit is for `show invalid-spi` only".to_owned()));
+    if limit.is_some() && !matches!(what, What::InvalidSpi | What::Recovery) {
+        return Err(Error::Usage("--limit is for `show invalid-spi` and `show recovery` only".to_owned()));
     }
     if cli.stats_file.is_some()
         && !matches!(what, What::GlobalDrops { .. } | What::FeatureDrops { .. } | What::Counters)
@@ -139,6 +151,31 @@ fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
         What::Sa => {
             let list: Vec<SaReport> = sa::list(cli)?;
             if json { render::json(&list) } else { render::sa_list(&list) }
+        }
+        What::Recovery => {
+            let report: RecoveryReport = ike::connect(cli)?.call(&proto::Request::Recovery { limit })?;
+            if json { render::json(&report) } else { crypto_show::recovery(&report) }
+        }
+        What::IsakmpSa => {
+            let list = ike::list(cli)?;
+            if json { render::json(&list) } else { crypto_show::isakmp(&list) }
+        }
+        What::Ikev2Sa => {
+            let list = ike::list(cli)?;
+            if json { render::json(&list) } else { crypto_show::ikev2(&list) }
+        }
+        What::IpsecSa { detail } => {
+            let sas: Vec<SaReport> = sa::list(cli)?;
+            // nf-core's half stands for itself where there is no agent.
+            let ikes = match ike::list(cli) {
+                Err(Error::Client(ClientError::Connect { .. })) => Vec::new(),
+                list => list?,
+            };
+            if json {
+                render::json(&crypto_show::tunnels(&sas, &ikes))
+            } else {
+                crypto_show::ipsec(&sas, &ikes, detail)
+            }
         }
         What::Status => {
             let status: Status = Client::connect(&cli.socket)?.call(&Request::Status {})?;

@@ -201,7 +201,7 @@ fn mistakes_end_with_2_and_no_daemon_with_3() {
         ("nf-ctl show s", 2, "`s` may stand for sa or status"),
         ("nf-ctl show colour", 2, "not `colour`"),
         ("nf-ctl show status now", 2, "nothing goes behind `show status`"),
-        ("nf-ctl show status --limit 3", 2, "--limit is for `show invalid-spi` only"),
+        ("nf-ctl show status --limit 3", 2, "--limit is for `show invalid-spi` and `show recovery` only"),
         ("nf-ctl show status '| include ('", 2, "isn't a pattern"),
         ("nf-ctl show status '| begin x'", 2, "use include, exclude or count"),
         ("nf-ctl show status --json '| include x'", 2, "leave out the filter, or --json"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nf_core::control::client::{Client, ClientError};
+use nf_core::control::client::{Client, ClientError, NF_CORE};
 use nf_core::control::proto::{Request, Status};
 use nf_core::counters::Report;
 use rustix::process::{Pid, Signal};
@@ -180,8 +180,11 @@ impl Control {
     /// # Errors
     /// [`ClientError`]: refused, not answered, or no request.
     pub fn call_json(&self, request: &Value) -> Result<(), ClientError> {
-        let request = Request::decode(request.to_string().as_bytes())
-            .map_err(|why| ClientError::Protocol { path: self.0.clone(), why })?;
+        let request = Request::decode(request.to_string().as_bytes()).map_err(|why| ClientError::Protocol {
+            daemon: &NF_CORE,
+            path: self.0.clone(),
+            why,
+        })?;
         self.call::<Value>(&request).map(drop)
     }
 

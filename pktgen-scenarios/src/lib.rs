@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod export;
 pub mod link;
 pub mod outer;
 pub mod packet;

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::proto::{EventKind, EventLine, EventReport, Request, Response, Subscribed, VERSION};
@@ -15,20 +15,48 @@ use super::proto::{EventKind, EventLine, EventReport, Request, Response, Subscri
 /// word on the delay arrives.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+/// Whom a client speaks to, for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Daemon {
+    /// The program.
+    pub program: &'static str,
+    /// How it is started.
+    pub start: &'static str,
+    /// The option that names its socket.
+    pub option: &'static str,
+    /// Where nf.toml has the socket's path.
+    pub setting: &'static str,
+    /// The version of its protocol that this program speaks.
+    pub version: u32,
+}
+
+/// nf-core.
+pub static NF_CORE: Daemon = Daemon {
+    program: "nf-core",
+    start: "nf-core run",
+    option: "--socket",
+    setting: "[control] socket",
+    version: VERSION,
+};
+
 /// A request that was not answered, or refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The daemon can't be reached.
-    #[error("no nf-core at {}: {}", path.display(), unreachable_because(error))]
+    #[error("no {} at {}: {}", daemon.program, path.display(), unreachable_because(daemon, error))]
     Connect {
+        /// Who.
+        daemon: &'static Daemon,
         /// The socket.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
     /// The connection broke, or there was no answer in time. It isn't known whether the request was carried out.
-    #[error("nf-core at {} doesn't answer: {}; its log says why", path.display(), broken_because(error))]
+    #[error("{} at {} doesn't answer: {}; its log says why", daemon.program, path.display(), broken_because(error))]
     Io {
+        /// Who.
+        daemon: &'static Daemon,
         /// The socket.
         path: PathBuf,
         /// Why.
@@ -36,11 +64,12 @@ pub enum ClientError {
     },
     /// The daemon speaks another version of the protocol.
     #[error(
-        "nf-core at {} speaks version {theirs} of the control protocol, this program version {VERSION}: \
-         use both of the same release",
-        path.display()
+        "{} at {} speaks version {theirs} of the control protocol, this program version {}: use both of the same release",
+        daemon.program, path.display(), daemon.version
     )]
     Version {
+        /// Who.
+        daemon: &'static Daemon,
         /// The socket.
         path: PathBuf,
         /// The daemon's version.
@@ -48,10 +77,12 @@ pub enum ClientError {
     },
     /// The answer makes no sense.
     #[error(
-        "{} answers in another protocol ({why}): is it nf-core's socket, and is nf-core of the same release?",
-        path.display()
+        "{} answers in another protocol ({why}): is it {program}'s socket, and is {program} of the same release?",
+        path.display(), program = daemon.program
     )]
     Protocol {
+        /// Who.
+        daemon: &'static Daemon,
         /// The socket.
         path: PathBuf,
         /// What doesn't fit.
@@ -62,16 +93,18 @@ pub enum ClientError {
     Refused(String),
 }
 
-fn unreachable_because(error: &io::Error) -> String {
+fn unreachable_because(daemon: &Daemon, error: &io::Error) -> String {
+    let Daemon { start, option, setting, .. } = daemon;
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => {
-            "there is no such socket; is it running, and is --socket the [control] socket of its configuration?"
+            format!("there is no such socket; is it running, and is {option} the {setting} of its configuration?")
         }
-        ErrorKind::ConnectionRefused => "nobody listens there; start it with nf-core run",
-        ErrorKind::PermissionDenied => "this user may not use the socket; run as root or as a member of its group",
-        _ => return error.to_string(),
+        ErrorKind::ConnectionRefused => format!("nobody listens there; start it with {start}"),
+        ErrorKind::PermissionDenied => {
+            "this user may not use the socket; run as root or as a member of its group".to_owned()
+        }
+        _ => error.to_string(),
     }
-    .to_owned()
 }
 
 fn broken_because(error: &io::Error) -> String {
@@ -93,6 +126,7 @@ struct Spoken {
 /// A connection to a daemon.
 #[derive(Debug)]
 pub struct Client {
+    daemon: &'static Daemon,
     path: PathBuf,
     reader: BufReader<UnixStream>,
 }
@@ -111,13 +145,22 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_within(path: &Path, patience: Duration) -> Result<Client, ClientError> {
-        let failed = |error| ClientError::Connect { path: path.to_owned(), error };
+        Client::connect_to(&NF_CORE, path, patience)
+    }
+
+    /// As [`Client::connect_within`], to another daemon that speaks lines of JSON, and has a request `status` whose answer
+    /// has the version of its protocol in the field `protocol`.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_to(daemon: &'static Daemon, path: &Path, patience: Duration) -> Result<Client, ClientError> {
+        let failed = |error| ClientError::Connect { daemon, path: path.to_owned(), error };
         let stream = UnixStream::connect(path).map_err(failed)?;
         stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience))).map_err(failed)?;
-        let mut client = Client { path: path.to_owned(), reader: BufReader::new(stream) };
+        let mut client = Client { daemon, path: path.to_owned(), reader: BufReader::new(stream) };
         match client.call(&Request::Status {})? {
-            Spoken { protocol: VERSION } => Ok(client),
-            Spoken { protocol: theirs } => Err(ClientError::Version { path: client.path, theirs }),
+            Spoken { protocol } if protocol == daemon.version => Ok(client),
+            Spoken { protocol: theirs } => Err(ClientError::Version { daemon, path: client.path, theirs }),
         }
     }
 
@@ -125,9 +168,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] in the daemon's words; any other if it isn't known what became of the request.
-    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
-        let path = self.path.clone();
-        let protocol = |error: serde_json::Error| ClientError::Protocol { path, why: error.to_string() };
+    pub fn call<T: DeserializeOwned>(&mut self, request: &impl Serialize) -> Result<T, ClientError> {
+        let (daemon, path) = (self.daemon, self.path.clone());
+        let protocol = |error: serde_json::Error| ClientError::Protocol { daemon, path, why: error.to_string() };
         // With a key in it, perhaps. The room is for the largest SA, so that none of it is left in freed memory.
         let mut line = Zeroizing::new(Vec::with_capacity(1 << 14));
         if let Err(error) = serde_json::to_writer(&mut *line, request) {
@@ -155,15 +198,18 @@ impl Client {
     fn receive(&mut self) -> Result<Response, ClientError> {
         let mut line = Vec::new();
         match self.reader.read_until(b'\n', &mut line) {
-            Ok(_) if line.ends_with(b"\n") => serde_json::from_slice(&line)
-                .map_err(|error| ClientError::Protocol { path: self.path.clone(), why: error.to_string() }),
+            Ok(_) if line.ends_with(b"\n") => serde_json::from_slice(&line).map_err(|error| ClientError::Protocol {
+                daemon: self.daemon,
+                path: self.path.clone(),
+                why: error.to_string(),
+            }),
             Ok(_) => Err(self.broken(ErrorKind::UnexpectedEof.into())),
             Err(error) => Err(self.broken(error)),
         }
     }
 
     fn broken(&self, error: io::Error) -> ClientError {
-        ClientError::Io { path: self.path.clone(), error }
+        ClientError::Io { daemon: self.daemon, path: self.path.clone(), error }
     }
 }
 
@@ -211,8 +257,8 @@ impl Events {
                 Ok(EventLine::Event(event)) => return Ok(Some(event)),
                 Ok(EventLine::Error(message)) => return Err(ClientError::Refused(message)),
                 Err(error) => {
-                    let path = client.path.clone();
-                    return Err(ClientError::Protocol { path, why: error.to_string() });
+                    let (daemon, path) = (client.daemon, client.path.clone());
+                    return Err(ClientError::Protocol { daemon, path, why: error.to_string() });
                 }
             }
         }
@@ -227,7 +273,7 @@ mod tests {
     #[test]
     fn no_permission_names_the_group() {
         let error = io::Error::from(ErrorKind::PermissionDenied);
-        let error = ClientError::Connect { path: "/run/nf.sock".into(), error }.to_string();
+        let error = ClientError::Connect { daemon: &NF_CORE, path: "/run/nf.sock".into(), error }.to_string();
         let wanted = "no nf-core at /run/nf.sock: \
                       this user may not use the socket; run as root or as a member of its group";
         assert_eq!(error, wanted);

@@ -1,7 +1,7 @@
 //! The server's end of the control socket.
 //!
 //! One thread accepts clients, one more a client reads its requests and writes the responses. Those threads do nothing
-//! else: a request goes over a bounded queue to the control thread, which answers it in [`ControlServer::serve`]. So a
+//! else: a request goes over a bounded queue to the control thread, which answers it in [`Server::serve`]. So a
 //! slow, silent or hostile client holds up nobody but itself, and that for a bounded time ([`Limits`]).
 
 mod connection;
@@ -24,6 +24,38 @@ use super::proto::{Request, Response, Subscribed};
 use super::subscribers::Subscription;
 use connection::Connection;
 use socket::Socket;
+
+/// Whose socket it is, for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The program.
+    pub program: &'static str,
+    /// Where nf.toml has the socket's path.
+    pub setting: &'static str,
+}
+
+/// What goes over a socket: the requests of a program's protocol, lines of JSON.
+pub trait Protocol: Sized + Send + 'static {
+    /// The program that answers them.
+    const OWNER: Owner;
+
+    /// Reads a request from its line.
+    ///
+    /// # Errors
+    /// Says what is wrong with the line, in one sentence, without a secret.
+    fn decode(line: &[u8]) -> Result<Self, String>;
+}
+
+impl Protocol for Request {
+    const OWNER: Owner = Owner { program: "nf-core", setting: "[control] socket" };
+
+    fn decode(line: &[u8]) -> Result<Request, String> {
+        Request::decode(line)
+    }
+}
+
+/// nf-core's control socket, served.
+pub type ControlServer = Server<Request>;
 
 /// How long clients that are cut off at the end get to read a last response.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -63,10 +95,13 @@ impl Default for Limits {
 pub enum ServerError {
     /// The path is longer than a socket's address can be.
     #[error(
-        "the control socket's path {} has {octets} octets: set [control] socket to one with {max} octets at most",
-        path.display()
+        "the control socket's path {} has {octets} octets: set {} to one with {max} octets at most",
+        path.display(),
+        owner.setting
     )]
     PathTooLong {
+        /// Whose socket.
+        owner: Owner,
         /// The socket.
         path: PathBuf,
         /// Its length.
@@ -76,36 +111,47 @@ pub enum ServerError {
     },
     /// Another process serves this socket.
     #[error(
-        "another {} serves {}: stop it, or set [control] socket to another path",
-        pid.map_or_else(|| "process".to_owned(), |pid| format!("nf-core (pid {pid})")),
-        path.display()
+        "another {} serves {}: stop it, or set {} to another path",
+        pid.map_or_else(|| "process".to_owned(), |pid| format!("{} (pid {pid})", owner.program)),
+        path.display(),
+        owner.setting
     )]
     InUse {
+        /// Whose socket.
+        owner: Owner,
         /// The socket.
         path: PathBuf,
-        /// The process, where it is an nf-core.
+        /// The process, where it is the same program.
         pid: Option<u32>,
     },
     /// Something that isn't a socket has the socket's path. It is left alone.
-    #[error("{} is there but is not a socket: remove it, or set [control] socket to another path", path.display())]
+    #[error("{} is there but is not a socket: remove it, or set {} to another path", path.display(), owner.setting)]
     NotASocket {
+        /// Whose socket.
+        owner: Owner,
         /// The socket.
         path: PathBuf,
     },
     /// The process may not create, write or connect to something that the socket needs.
     #[error(
-        "no permission to {what} {}: run nf-core as a user who may, or set [control] socket to another path",
-        path.display()
+        "no permission to {what} {}: run {} as a user who may, or set {} to another path",
+        path.display(),
+        owner.program,
+        owner.setting
     )]
     Permission {
+        /// Whose socket.
+        owner: Owner,
         /// What was tried.
         what: &'static str,
         /// To what.
         path: PathBuf,
     },
     /// The system refused for another reason.
-    #[error("can't {what} {}: {source}; remove the cause, or set [control] socket to another path", path.display())]
+    #[error("can't {what} {}: {source}; remove the cause, or set {} to another path", path.display(), owner.setting)]
     Io {
+        /// Whose socket.
+        owner: Owner,
         /// What was tried.
         what: &'static str,
         /// To what.
@@ -119,9 +165,9 @@ pub enum ServerError {
 }
 
 /// What answers requests. It runs on the control thread.
-pub trait Handler {
+pub trait Handler<R = Request> {
     /// Carries a request out and says how it went.
-    fn handle(&mut self, request: Request) -> Reply;
+    fn handle(&mut self, request: R) -> Reply;
 }
 
 /// How a request went.
@@ -140,11 +186,23 @@ impl From<Response> for Reply {
 }
 
 /// A request on its way to the control thread.
-struct Call {
-    request: Request,
+#[derive(Debug)]
+pub struct Call<R = Request> {
+    request: R,
     /// When the client is told that there was no answer.
     deadline: Instant,
     reply: Sender<Reply>,
+}
+
+impl<R> Call<R> {
+    /// Has the request answered, unless it is too late for that.
+    pub fn answer(self, handler: &mut impl Handler<R>) {
+        // Once the client was told that there is no answer, to carry it out would surprise.
+        if Instant::now() < self.deadline {
+            // The client may be gone by now: then nobody wants the response.
+            let _ = self.reply.send(handler.handle(self.request));
+        }
+    }
 }
 
 /// The connected clients: so many are they, and by these handles they are cut off.
@@ -170,15 +228,15 @@ impl Drop for Entry {
     }
 }
 
-impl fmt::Debug for ControlServer {
+impl<R> fmt::Debug for Server<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ControlServer").field("path", &self.path()).finish_non_exhaustive()
+        f.debug_struct("Server").field("path", &self.path()).finish_non_exhaustive()
     }
 }
 
-/// The control socket, served. Dropping it cuts off the clients, ends its threads and removes socket and lock file.
-pub struct ControlServer {
-    calls: Receiver<Call>,
+/// A control socket, served. Dropping it cuts off the clients, ends its threads and removes socket and lock file.
+pub struct Server<R> {
+    calls: Receiver<Call<R>>,
     clients: Arc<Mutex<Clients>>,
     /// The listening socket once more: shutting it down wakes the thread that accepts.
     waker: UnixStream,
@@ -186,8 +244,15 @@ pub struct ControlServer {
     socket: Socket,
 }
 
-impl ControlServer {
-    /// Creates the socket and starts to accept clients. Their requests wait for [`ControlServer::serve`].
+impl<R> Server<R> {
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        self.socket.path()
+    }
+}
+
+impl<R: Protocol> Server<R> {
+    /// Creates the socket and starts to accept clients. Their requests wait for [`Server::serve`].
     ///
     /// The socket has the mode 0660 from the moment in which it can be found. A socket that a dead process left behind
     /// is replaced; a living process' socket is not. A missing directory is created with the mode 0755. Beside the
@@ -195,16 +260,16 @@ impl ControlServer {
     ///
     /// # Errors
     /// See [`ServerError`]. Nothing is left behind.
-    pub fn bind(path: &Path) -> Result<ControlServer, ServerError> {
-        ControlServer::bind_with(path, Limits::default())
+    pub fn bind(path: &Path) -> Result<Server<R>, ServerError> {
+        Server::bind_with(path, Limits::default())
     }
 
-    /// As [`ControlServer::bind`], with other limits.
+    /// As [`Server::bind`], with other limits.
     ///
     /// # Errors
-    /// As [`ControlServer::bind`].
-    pub fn bind_with(path: &Path, limits: Limits) -> Result<ControlServer, ServerError> {
-        let (socket, listener) = Socket::create(path.to_owned())?;
+    /// As [`Server::bind`].
+    pub fn bind_with(path: &Path, limits: Limits) -> Result<Server<R>, ServerError> {
+        let (socket, listener) = Socket::create(path.to_owned(), R::OWNER)?;
         let waker = listener.try_clone().map_err(|source| socket.error("share", source))?;
         let waker = UnixStream::from(OwnedFd::from(waker));
         let clients = Arc::new(Mutex::new(Clients { open: true, next: 0, streams: HashMap::new() }));
@@ -217,32 +282,28 @@ impl ControlServer {
                 move || accept(&listener, &clients, queue, limits)
             })
             .map_err(ServerError::Thread)?;
-        Ok(ControlServer { calls, clients, waker, acceptor: Some(acceptor), socket })
+        Ok(Server { calls, clients, waker, acceptor: Some(acceptor), socket })
     }
 
-    /// Where it listens.
-    pub fn path(&self) -> &Path {
-        self.socket.path()
+    /// The requests, for a loop that waits for other things as well; each is to be [answered](Call::answer).
+    pub fn calls(&self) -> &Receiver<Call<R>> {
+        &self.calls
     }
 
     /// Waits for a request, at most for a time, and has it and those that came with it answered. However many clients
     /// ask, this ends after a bounded number of requests.
-    pub fn serve(&self, handler: &mut impl Handler, wait: Duration) {
+    pub fn serve(&self, handler: &mut impl Handler<R>, wait: Duration) {
         let mut next = self.calls.recv_timeout(wait).ok();
         let mut left = REQUESTS_PER_TURN;
-        while let Some(Call { request, deadline, reply }) = next {
-            // Once the client was told that there is no answer, to carry it out would surprise.
-            if Instant::now() < deadline {
-                // The client may be gone by now: then nobody wants the response.
-                let _ = reply.send(handler.handle(request));
-            }
+        while let Some(call) = next {
+            call.answer(handler);
             left -= 1;
             next = if left > 0 { self.calls.try_recv().ok() } else { None };
         }
     }
 }
 
-impl ControlServer {
+impl<R> Server<R> {
     /// Takes no more clients, and shuts down the connections of those that are here.
     fn cut_off(&self, how: Shutdown) {
         let mut clients = lock(&self.clients);
@@ -252,7 +313,7 @@ impl ControlServer {
     }
 }
 
-impl Drop for ControlServer {
+impl<R> Drop for Server<R> {
     fn drop(&mut self) {
         self.cut_off(Shutdown::Read);
         // Shutting a listening socket down wakes the thread that waits in accept(2).
@@ -269,7 +330,7 @@ impl Drop for ControlServer {
 }
 
 /// Accepts clients until the server is dropped; returns when the last of them is gone.
-fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<Call>, limits: Limits) {
+fn accept<R: Protocol>(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<Call<R>>, limits: Limits) {
     thread::scope(|scope| {
         while lock(clients).open {
             let stream = match listener.accept() {
@@ -283,7 +344,7 @@ fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<
                 }
             };
             let mut connection = Connection::new(stream, limits);
-            let entry = match admit(clients, &connection, limits.clients) {
+            let entry = match admit(clients, &connection, limits.clients, R::OWNER) {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
                 Err(refusal) => {
@@ -304,7 +365,12 @@ fn accept(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<
 }
 
 /// Puts a client on the list. `None` when the server is about to end.
-fn admit(clients: &Arc<Mutex<Clients>>, connection: &Connection, max: usize) -> Result<Option<Entry>, Response> {
+fn admit(
+    clients: &Arc<Mutex<Clients>>,
+    connection: &Connection,
+    max: usize,
+    owner: Owner,
+) -> Result<Option<Entry>, Response> {
     let mut list = lock(clients);
     if !list.open {
         return Ok(None);
@@ -314,7 +380,8 @@ fn admit(clients: &Arc<Mutex<Clients>>, connection: &Connection, max: usize) -> 
         return Err(Response::Error(message));
     }
     let stream = connection.handle().map_err(|error| {
-        let message = format!("the control socket has no room for a client: {error}; raise LimitNOFILE of nf-core");
+        let program = owner.program;
+        let message = format!("the control socket has no room for a client: {error}; raise LimitNOFILE of {program}");
         Response::Error(message)
     })?;
     let id = list.next;

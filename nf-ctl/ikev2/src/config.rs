@@ -1,8 +1,10 @@
 //! What an endpoint and its connections are configured to do.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::crypto::certificate::{Authorities, LocalCertificate};
 use crate::crypto::secret::Secret;
 use crate::identity::Identity;
 use crate::proposal::{EspProposal, IkeProposal};
@@ -69,6 +71,13 @@ impl RemoteAddress {
 pub enum Auth {
     /// By a secret that both know.
     Psk(Secret),
+    /// By signatures, with certificates (RFC 7427).
+    Certificates {
+        /// Ours.
+        local: Arc<LocalCertificate>,
+        /// Who may vouch for the peer.
+        authorities: Arc<Authorities>,
+    },
 }
 
 /// How packets of a CHILD_SA are encapsulated (RFC 4301 3.2).
@@ -234,6 +243,11 @@ impl Connection {
         let conflict = |problem| Err(ConfigError::Conflict { name: self.name.clone(), problem });
         if matches!(&self.auth, Auth::Psk(secret) if secret.is_empty()) {
             return conflict("the pre-shared key is empty; give one");
+        }
+        if matches!(&self.auth, Auth::Certificates { local, .. } if !local.names(&self.local_id)) {
+            return conflict(
+                "our certificate doesn't name local_id; use its subject or one of its subjectAltNames as local_id",
+            );
         }
         if self.may_initiate && !matches!(self.remote, RemoteAddress::Host(_)) {
             return conflict("we can't initiate to a network; give the peer's address, or let the peer initiate");

@@ -73,7 +73,6 @@ pub(crate) enum Action {
 /// What a state machine works with.
 pub(crate) struct Cx<'a> {
     pub now: Instant,
-    #[expect(dead_code, reason = "for certificates, which come next")]
     pub unix_time: Duration,
     pub config: &'a EndpointConfig,
     pub rng: &'a mut (dyn CryptoRng + Send),

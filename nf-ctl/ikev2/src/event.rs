@@ -282,6 +282,12 @@ pub enum Failure {
         /// What is wrong, and what to do.
         problem: AuthProblem,
     },
+    /// No signature that both can handle.
+    #[error(
+        "the peer can't verify a signature by our key: it knows neither RFC 7427 with SHA-2, nor, for ECDSA, RFC 4754; use \
+         an ECDSA certificate, or another peer"
+    )]
+    NoSignatureInCommon,
     /// No common algorithms.
     #[error(
         "no proposal chosen for the {0}: the peer and we have no set of algorithms in common; compare the proposals"
@@ -305,6 +311,9 @@ pub enum Failure {
     /// We closed the IKE SA.
     #[error("closed by command")]
     Deleted,
+    /// The driver has forgotten it.
+    #[error("given up, as the peer doesn't answer in time")]
+    GivenUp,
     /// The IKE SA was replaced by its successor.
     #[error("replaced by a rekeyed IKE SA")]
     Rekeyed,
@@ -377,6 +386,9 @@ pub enum AuthProblem {
         /// Who it has to be.
         expected: String,
     },
+    /// The peer's certificate, or the signature by its key.
+    #[error(transparent)]
+    Certificate(#[from] crate::crypto::certificate::CertificateProblem),
     /// The message has no proof.
     #[error("its message has no {0} payload")]
     Missing(&'static str),

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use x509_cert::der::{Decode, Encode};
+use x509_cert::name::{Name, RdnSequence, RelativeDistinguishedName};
+
 use crate::wire::{Id, IdType};
 
 /// An identity of ours or of a peer's.
@@ -52,11 +55,16 @@ impl Identity {
         &self.0.data
     }
 
-    /// True where both are the same name. Domain names are compared without case, as is the domain of an email address.
+    /// True where both are the same name. Domain names and email addresses are compared without case, distinguished names
+    /// by what they say: the same text may be encoded as more than one type of string.
     pub fn matches(&self, other: &Identity) -> bool {
         match self.kind() {
             kind if kind != other.kind() => false,
             IdType::FQDN | IdType::RFC822_ADDR => self.data().eq_ignore_ascii_case(other.data()),
+            IdType::DER_ASN1_DN if self.data() != other.data() => {
+                let names = Name::from_der(self.data()).ok().zip(Name::from_der(other.data()).ok());
+                names.is_some_and(|(ours, theirs)| ours.to_string() == theirs.to_string())
+            }
             _ => self.data() == other.data(),
         }
     }
@@ -66,7 +74,8 @@ impl FromStr for Identity {
     type Err = IdentityError;
 
     /// As strongSwan reads them: an address, `user@example.org`, `vpn.example.org` or `@vpn.example.org`, `@#0a0b0c` for
-    /// a key ID in hex; `fqdn:`, `email:`, `keyid:` in front of a text force its kind.
+    /// a key ID in hex, `C=CH, O=Example, CN=vpn` for a distinguished name in the certificate's order; `fqdn:`, `email:`,
+    /// `keyid:` in front of a text force its kind.
     fn from_str(text: &str) -> Result<Self, IdentityError> {
         let error = |problem| IdentityError { text: text.to_owned(), problem };
         let id = |kind, name: &str| {
@@ -89,11 +98,23 @@ impl FromStr for Identity {
             Some(("keyid", name)) => return id(IdType::KEY_ID, name),
             _ => {}
         }
+        if text.contains('=') {
+            let name = distinguished_name(text).ok_or_else(|| {
+                error("give a distinguished name as TYPE=VALUE, separated by commas, such as C=CH, O=Example, CN=vpn")
+            })?;
+            return Ok(Identity::distinguished_name(&name));
+        }
         if let Some(name) = text.strip_prefix('@') {
             return id(IdType::FQDN, name);
         }
         if text.contains('@') { id(IdType::RFC822_ADDR, text) } else { id(IdType::FQDN, text) }
     }
+}
+
+/// The DER of a name whose parts are in the order of the encoding. (RFC 4514 has them the other way round.)
+fn distinguished_name(text: &str) -> Option<Vec<u8>> {
+    let parts = text.split(',').map(|part| part.trim().parse::<RelativeDistinguishedName>().ok());
+    RdnSequence::from(parts.collect::<Option<Vec<_>>>()?).to_der().ok()
 }
 
 fn hex_octets(text: &str) -> Option<Vec<u8>> {
@@ -106,7 +127,14 @@ fn hex_octets(text: &str) -> Option<Vec<u8>> {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match Name::from_der(self.data()) {
+            Ok(name) if self.kind() == IdType::DER_ASN1_DN => {
+                // The order of the encoding again; control characters could fool a terminal.
+                let parts: Vec<_> = name.iter_rdn().map(|part| part.to_string().escape_default().to_string()).collect();
+                f.write_str(&parts.join(", "))
+            }
+            _ => self.0.fmt(f),
+        }
     }
 }
 

@@ -503,9 +503,10 @@ impl Engine {
         };
         let lost = state.children.iter().find(|(_, lost)| **lost).map(|(spi, _)| *spi);
         let whole = state.children.iter().find(|(_, lost)| !**lost).map(|(spi, _)| *spi);
+        let by_daemon = self.policy.peer(site.peer).is_some_and(|rule| rule.by_daemon);
         let recovery = self.sites.entry(site).or_default();
         // A DELETE of the same SPI before didn't help: the peer needs a newer CHILD_SA to move to.
-        let stubborn = recovery.pending.iter().any(|spi| recovery.deleted.contains(spi));
+        let stubborn = recovery.pending.iter().any(|spi| by_daemon || recovery.deleted.contains(spi));
         let wanted = lost.is_some() || whole.is_none() || stubborn || recovery.refresh;
         let again = matches!(recovery.phase, Phase::MakingChild(..));
         if again && lost.is_some() {
@@ -530,7 +531,8 @@ impl Engine {
 
     /// DELETE of the unknown SPIs over the site's IKE SA.
     fn delete(&mut self, now: Instant, site: Site) {
-        let ike = self.ike_of(site).map(|(ike, _)| ike);
+        let by_daemon = self.policy.peer(site.peer).is_some_and(|rule| rule.by_daemon);
+        let ike = self.ike_of(site).map(|(ike, _)| ike).filter(|_| !by_daemon);
         let ours: Vec<Spi> = self
             .ikes
             .values()
@@ -585,6 +587,7 @@ impl Engine {
             PeerKind::EzvpnClient => Verdict::NotApplicable(kind),
             _ if rule.host().is_some() => Verdict::RecoveryOff,
             _ if kind.may_initiate() => Verdict::NoHost,
+            _ if rule.by_daemon => Verdict::NoHint,
             _ if last.is_some_and(|last| now.saturating_duration_since(last) < interval) => Verdict::HintMomentsAgo,
             _ if !self.budget.take(now, 1) => Verdict::BudgetSpent,
             _ => {

@@ -61,6 +61,8 @@ pub enum Verdict {
     NotApplicable(PeerKind),
     /// There is no IKE SA, and the peer's address is a network: there is no host to start one with.
     NoHost,
+    /// There is no IKE SA, none may be started, and a daemon sends no hints.
+    NoHint,
     /// A hint went to the site moments ago.
     HintMomentsAgo,
     /// Whether the IKE SA lives is asked.
@@ -105,6 +107,7 @@ impl Verdict {
             | Verdict::RecoveryOff
             | Verdict::NotApplicable(_)
             | Verdict::NoHost
+            | Verdict::NoHint
             | Verdict::HintMomentsAgo => "none",
             Verdict::UnderWay => "joined",
             Verdict::BackOff { .. } | Verdict::BudgetSpent | Verdict::TooManySites => "postponed",
@@ -140,6 +143,7 @@ impl fmt::Display for Verdict {
                 write!(f, "no IKE SA with the peer, and the kind {kind} rules out starting one: it has to reconnect")
             }
             Verdict::NoHost => f.write_str("no IKE SA with the peer, and its address is a network: no host to start one with"),
+            Verdict::NoHint => f.write_str("no IKE SA with the peer, none may be started, and the IKE daemon sends no hints: it has to reconnect"),
             Verdict::HintMomentsAgo => f.write_str("a hint went out moments ago"),
             Verdict::CheckLiveness => f.write_str("there is an IKE SA: does the peer answer on it?"),
             Verdict::MakeChild { replaces: Some(spi) } => {

@@ -46,6 +46,9 @@ pub struct PeerRule {
     pub local_address: Option<IpAddr>,
     /// Whether an IKE SA is started whenever there is none: `start = "always"`.
     pub keep_up: bool,
+    /// Whether a daemon speaks IKE with it. A daemon can be asked for less: neither for a DELETE of an SPI that it doesn't
+    /// know nor for an unprotected message.
+    pub by_daemon: bool,
 }
 
 impl PeerRule {

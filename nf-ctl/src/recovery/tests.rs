@@ -42,7 +42,13 @@ struct Bench {
 impl Bench {
     fn new(kind: PeerKind, recovery: bool) -> Bench {
         let address = if kind.may_initiate() { PEER.to_owned() } else { "198.51.100.0/24".to_owned() };
-        let rule = PeerRule { kind, address: Some(address.parse().unwrap()), local_address: None, keep_up: false };
+        let rule = PeerRule {
+            kind,
+            address: Some(address.parse().unwrap()),
+            local_address: None,
+            keep_up: false,
+            by_daemon: false,
+        };
         Bench::with(vec![rule], recovery)
     }
 
@@ -246,6 +252,7 @@ fn an_unknown_source_gets_nothing() {
         address: Some(PEER.parse().unwrap()),
         local_address: Some(ip("192.0.2.99")),
         keep_up: false,
+        by_daemon: false,
     };
     let mut bench = Bench::with(vec![rule], true);
     assert_eq!(bench.invalid(0x2000), []);
@@ -368,8 +375,13 @@ fn what_nf_core_has_kept_needs_nothing() {
 
 #[test]
 fn a_peer_that_is_to_be_up_is_started_and_started_again() {
-    let rule =
-        PeerRule { kind: PeerKind::Svti, address: Some(PEER.parse().unwrap()), local_address: None, keep_up: true };
+    let rule = PeerRule {
+        kind: PeerKind::Svti,
+        address: Some(PEER.parse().unwrap()),
+        local_address: None,
+        keep_up: true,
+        by_daemon: false,
+    };
     let mut bench = Bench::with(vec![rule], false);
     let site = bench.site();
     let mut starts = Vec::new();
@@ -399,6 +411,27 @@ fn an_agent_that_starts_anew_starts_ike_anew_where_it_may() {
         bench.engine.ike_lost(bench.now, PeerId(0));
         assert_eq!(bench.actions().len(), wanted, "{kind} {recovery}");
     }
+}
+
+#[test]
+fn a_daemon_is_asked_for_what_it_can_do() {
+    let rule = |kind, address: &str| PeerRule {
+        kind,
+        address: Some(address.parse().unwrap()),
+        local_address: None,
+        keep_up: false,
+        by_daemon: true,
+    };
+    let mut bench = Bench::with(vec![rule(PeerKind::Svti, PEER)], true);
+    bench.established(1, 0x1000);
+    let site = bench.site();
+    assert_eq!(bench.invalid(0x2000), check(site, 1));
+    assert_eq!(bench.done(), make(site, 1, Some(0x1000)), "the peer moves to a newer CHILD_SA");
+    assert_eq!(bench.done(), []);
+    assert!(bench.last().starts_with("recovered"), "{}", bench.last());
+    let mut bench = Bench::with(vec![rule(PeerKind::DynamicMap, "198.51.100.0/24")], true);
+    assert_eq!(bench.invalid(0x2000), []);
+    assert!(bench.last().contains("the IKE daemon sends no hints"), "{}", bench.last());
 }
 
 /// What may happen, in any order.
@@ -469,6 +502,7 @@ fn peers() -> Vec<PeerRule> {
         address: Some(address.parse().unwrap()),
         local_address: None,
         keep_up: false,
+        by_daemon: false,
     };
     vec![
         rule(PeerKind::Svti, "198.51.100.1"),

@@ -9,8 +9,8 @@ use crossbeam::channel::{Sender, TrySendError, bounded};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Call, Limits, Reply};
-use crate::control::proto::{EventLine, MAX_LINE, Request, Response};
+use super::{Call, Limits, Owner, Protocol, Reply};
+use crate::control::proto::{EventLine, MAX_LINE, Response};
 use crate::control::subscribers::{Next, Subscription};
 
 /// How much is read at once, in octets.
@@ -57,15 +57,15 @@ impl Connection {
     }
 
     /// Serves the client until it leaves, is late or is cut off. Then there is nobody whom an error could be told.
-    pub(super) fn serve(mut self, queue: &Sender<Call>) {
+    pub(super) fn serve<R: Protocol>(mut self, queue: &Sender<Call<R>>) {
         let _ = self.converse(queue);
     }
 
-    fn converse(&mut self, queue: &Sender<Call>) -> io::Result<()> {
+    fn converse<R: Protocol>(&mut self, queue: &Sender<Call<R>>) -> io::Result<()> {
         loop {
             let last_word = match self.receive()? {
                 Line::Whole(line) => {
-                    let reply = match Request::decode(&line) {
+                    let reply = match R::decode(&line) {
                         Ok(request) => ask(queue, request, self.limits.answer),
                         Err(message) => Response::Error(message).into(),
                     };
@@ -189,32 +189,33 @@ impl Connection {
 }
 
 /// Has the control thread answer a request.
-fn ask(queue: &Sender<Call>, request: Request, patience: Duration) -> Reply {
+fn ask<R: Protocol>(queue: &Sender<Call<R>>, request: R, patience: Duration) -> Reply {
     let (reply, answer) = bounded(1);
     let deadline = Instant::now() + patience;
     match queue.try_send(Call { request, deadline, reply }) {
         Ok(()) => {}
-        Err(TrySendError::Full(_)) => return busy("too many requests wait for an answer").into(),
-        Err(TrySendError::Disconnected(_)) => return shutting_down().into(),
+        Err(TrySendError::Full(_)) => return busy(R::OWNER, "too many requests wait for an answer").into(),
+        Err(TrySendError::Disconnected(_)) => return shutting_down(R::OWNER).into(),
     }
     let response = match answer.recv_deadline(deadline) {
         Ok(reply) => return reply,
         // A call that is late goes unanswered, which must not look like the end.
         Err(_) if Instant::now() >= deadline => {
             let seconds = patience.as_secs_f32();
-            busy(&format!("there was no answer within {seconds} s, and the request may yet be carried out"))
+            busy(R::OWNER, &format!("there was no answer within {seconds} s, and the request may yet be carried out"))
         }
-        Err(_) => shutting_down(),
+        Err(_) => shutting_down(R::OWNER),
     };
     response.into()
 }
 
-fn busy(why: &str) -> Response {
-    Response::Error(format!("nf-core's control thread is busy: {why}; look at nf-core's log, then try again"))
+fn busy(owner: Owner, why: &str) -> Response {
+    let program = owner.program;
+    Response::Error(format!("{program}'s control thread is busy: {why}; look at {program}'s log, then try again"))
 }
 
-fn shutting_down() -> Response {
-    Response::Error("nf-core is shutting down: try again once it has been started again".to_owned())
+fn shutting_down(owner: Owner) -> Response {
+    Response::Error(format!("{} is shutting down: try again once it has been started again", owner.program))
 }
 
 /// The time that is left, unless none is.

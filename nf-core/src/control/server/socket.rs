@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use super::ServerError;
+use super::{Owner, ServerError};
 
 /// The longest address of a Unix socket on Linux: `sun_path` without its NUL.
 const MAX_ADDRESS: usize = 107;
@@ -24,6 +24,7 @@ type FileId = (u64, u64);
 /// The files of a served socket. Dropping it removes them.
 pub(super) struct Socket {
     path: PathBuf,
+    owner: Owner,
     /// The socket's file, once it is at its path.
     placed: Option<FileId>,
     /// Held as long as this lives, and given up last.
@@ -32,21 +33,21 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Takes the path, creates the socket and listens on it.
-    pub(super) fn create(path: PathBuf) -> Result<(Socket, UnixListener), ServerError> {
+    pub(super) fn create(path: PathBuf, owner: Owner) -> Result<(Socket, UnixListener), ServerError> {
         let staging = beside(&path, ".new");
         let staged = staging.join("s");
         let octets = path.as_os_str().len();
         let max = MAX_ADDRESS.saturating_sub(staged.as_os_str().len().saturating_sub(octets));
         if octets > max {
-            return Err(ServerError::PathTooLong { path, octets, max });
+            return Err(ServerError::PathTooLong { owner, path, octets, max });
         }
-        let lock = Lock::take(&path)?;
-        refuse_others(&path)?;
-        let mut socket = Socket { path, placed: None, _lock: lock };
+        let lock = Lock::take(&path, owner)?;
+        refuse_others(&path, owner)?;
+        let mut socket = Socket { path, owner, placed: None, _lock: lock };
         // What a process left that died at this point.
         let _ = fs::remove_file(&staged);
         let _ = fs::remove_dir(&staging);
-        DirBuilder::new().mode(0o700).create(&staging).map_err(|error| failed("create", &staging, error))?;
+        DirBuilder::new().mode(0o700).create(&staging).map_err(|error| failed(owner, "create", &staging, error))?;
         let listener = socket.place(&staged);
         let _ = fs::remove_file(&staged);
         let _ = fs::remove_dir(&staging);
@@ -55,11 +56,11 @@ impl Socket {
 
     /// Makes the socket at `staged` and moves it to its path.
     fn place(&mut self, staged: &Path) -> Result<UnixListener, ServerError> {
-        let listener = UnixListener::bind(staged).map_err(|error| failed("create", &self.path, error))?;
+        let listener = UnixListener::bind(staged).map_err(|error| failed(self.owner, "create", &self.path, error))?;
         fs::set_permissions(staged, Permissions::from_mode(0o660))
             .and_then(|()| fs::symlink_metadata(staged))
             .and_then(|made| fs::rename(staged, &self.path).map(|()| self.placed = Some(id(&made))))
-            .map_err(|error| failed("create", &self.path, error))?;
+            .map_err(|error| failed(self.owner, "create", &self.path, error))?;
         Ok(listener)
     }
 
@@ -69,7 +70,7 @@ impl Socket {
 
     /// What went wrong with the socket.
     pub(super) fn error(&self, what: &'static str, source: io::Error) -> ServerError {
-        failed(what, &self.path, source)
+        failed(self.owner, what, &self.path, source)
     }
 }
 
@@ -93,15 +94,15 @@ struct Lock {
 
 impl Lock {
     /// Takes the lock of a socket, and creates the socket's directory if need be.
-    fn take(socket: &Path) -> Result<Lock, ServerError> {
+    fn take(socket: &Path, owner: Owner) -> Result<Lock, ServerError> {
         let path = beside(socket, ".lock");
         let mut directories = Vec::new();
         for _ in 0..LOCK_TRIES {
-            if let Err(error) = create_missing(socket, &mut directories) {
+            if let Err(error) = create_missing(socket, owner, &mut directories) {
                 remove_all(&directories);
                 return Err(error);
             }
-            match Lock::try_take(socket, &path) {
+            match Lock::try_take(socket, owner, &path) {
                 Ok(Some(file)) => return Ok(Lock { path, file, directories }),
                 Ok(None) => {}
                 Err(error) => {
@@ -110,11 +111,11 @@ impl Lock {
                 }
             }
         }
-        Err(ServerError::InUse { path: socket.to_owned(), pid: None })
+        Err(ServerError::InUse { owner, path: socket.to_owned(), pid: None })
     }
 
     /// `None` if the file or its directory was removed in the meantime, by an instance that ended.
-    fn try_take(socket: &Path, path: &Path) -> Result<Option<File>, ServerError> {
+    fn try_take(socket: &Path, owner: Owner, path: &Path) -> Result<Option<File>, ServerError> {
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -126,24 +127,24 @@ impl Lock {
         let mut file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("write", path, error)),
+            Err(error) => return Err(failed(owner, "write", path, error)),
         };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
                 let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(ServerError::InUse { path: socket.to_owned(), pid });
+                return Err(ServerError::InUse { owner, path: socket.to_owned(), pid });
             }
-            Err(TryLockError::Error(error)) => return Err(failed("lock", path, error)),
+            Err(TryLockError::Error(error)) => return Err(failed(owner, "lock", path, error)),
         }
-        let locked = file.metadata().map_err(|error| failed("lock", path, error))?;
+        let locked = file.metadata().map_err(|error| failed(owner, "lock", path, error))?;
         if fs::symlink_metadata(path).ok().map(|found| id(&found)) != Some(id(&locked)) {
             return Ok(None);
         }
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(|error| failed("write", path, error))?;
+            .map_err(|error| failed(owner, "write", path, error))?;
         Ok(Some(file))
     }
 }
@@ -160,14 +161,14 @@ impl Drop for Lock {
 }
 
 /// Creates the directories above the socket that aren't there, and notes them.
-fn create_missing(socket: &Path, created: &mut Vec<PathBuf>) -> Result<(), ServerError> {
+fn create_missing(socket: &Path, owner: Owner, created: &mut Vec<PathBuf>) -> Result<(), ServerError> {
     let above: Vec<&Path> =
         socket.ancestors().skip(1).take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     for directory in above.into_iter().rev() {
         match DirBuilder::new().mode(0o755).create(directory) {
             Ok(()) => created.push(directory.to_owned()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed("create the directory", directory, error)),
+            Err(error) => return Err(failed(owner, "create the directory", directory, error)),
         }
     }
     Ok(())
@@ -179,19 +180,19 @@ fn remove_all(directories: &[PathBuf]) {
 }
 
 /// Makes sure that what is at the path may be replaced: nothing, or the socket of a process that is gone.
-fn refuse_others(path: &Path) -> Result<(), ServerError> {
+fn refuse_others(path: &Path, owner: Owner) -> Result<(), ServerError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at", path, error)),
+        Err(error) => return Err(failed(owner, "look at", path, error)),
     };
     if !found.file_type().is_socket() {
-        return Err(ServerError::NotASocket { path: path.to_owned() });
+        return Err(ServerError::NotASocket { owner, path: path.to_owned() });
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(ServerError::InUse { path: path.to_owned(), pid: None }),
+        Ok(_) => Err(ServerError::InUse { owner, path: path.to_owned(), pid: None }),
         Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(()),
-        Err(error) => Err(failed("connect to", path, error)),
+        Err(error) => Err(failed(owner, "connect to", path, error)),
     }
 }
 
@@ -207,10 +208,10 @@ fn id(metadata: &fs::Metadata) -> FileId {
 }
 
 /// An error of the system in words: what was refused, to what.
-fn failed(what: &'static str, path: &Path, source: io::Error) -> ServerError {
+fn failed(owner: Owner, what: &'static str, path: &Path, source: io::Error) -> ServerError {
     let path = path.to_owned();
     match source.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ServerError::Permission { what, path },
-        _ => ServerError::Io { what, path, source },
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ServerError::Permission { owner, what, path },
+        _ => ServerError::Io { owner, what, path, source },
     }
 }

@@ -1,5 +1,6 @@
 //! Cryptography of IKEv2: which algorithms there are, and the keys that they use. Every primitive comes from a library.
 
+pub mod certificate;
 pub mod cipher;
 pub mod dh;
 pub mod esp;
@@ -8,3 +9,4 @@ pub mod keys;
 mod modp;
 pub mod prf;
 pub mod secret;
+pub mod signature;

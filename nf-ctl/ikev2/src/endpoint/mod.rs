@@ -203,6 +203,13 @@ impl Endpoint {
         self.command(now, ike, |command| Task::DeleteIke { reason: Failure::Deleted, command })
     }
 
+    /// Forgets an IKE SA, established or not, without a message: for a driver that has waited long enough.
+    pub fn abandon(&mut self, now: Instant, ike: IkeId) {
+        if self.sas.contains_key(&ike) {
+            self.with_sa(now, ike, |sa, cx| sa.close(cx, Failure::GivenUp));
+        }
+    }
+
     /// Asks whether the peer is alive. Ends as [`Outcome::Alive`](crate::Outcome::Alive), or with the IKE SA's end.
     pub fn liveness(&mut self, now: Instant, ike: IkeId) -> Result<CommandId, CommandError> {
         self.command(now, ike, |command| Task::Liveness { command })

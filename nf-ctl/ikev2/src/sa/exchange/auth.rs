@@ -7,7 +7,7 @@ use super::init::{Answered, Begun};
 use super::{Exchange, Task};
 use crate::config::Connection;
 use crate::context::{Action, Cx};
-use crate::credentials;
+use crate::credentials::{self, Proof};
 use crate::event::{AuthProblem, CommandId, Event, Failure, Notice, Outcome};
 use crate::identity::Identity;
 use crate::qcd;
@@ -39,7 +39,7 @@ fn try_start(sa: &mut IkeSa, cx: &mut Cx<'_>, begun: Begun) -> Result<(), Failur
     let id = connection.local_id.to_wire();
     let proof = sa.keys().and_then(|keys| {
         let octets = keys.signed_octets_local(&begun.request, &begun.nonce_r, &id.body());
-        credentials::prove(&connection, keys, &octets)
+        credentials::prove(&connection, keys, &octets, &begun.signature_hashes, cx.rng)
     });
     let proof = match proof {
         Ok(proof) => proof,
@@ -53,7 +53,7 @@ fn try_start(sa: &mut IkeSa, cx: &mut Cx<'_>, begun: Begun) -> Result<(), Failur
     if let Some(remote_id) = &connection.remote_id {
         payloads.push(Payload::IdR(remote_id.to_wire()));
     }
-    payloads.push(proof);
+    payloads.extend(proof);
     payloads.extend(offer.payloads(&sa.path(), None));
     if begun.initial_contact {
         payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT)));
@@ -82,7 +82,7 @@ impl Auth {
             sa.close(cx, failure);
             return;
         }
-        let remote_id = match self.verify(sa, response) {
+        let remote_id = match self.verify(sa, cx, response) {
             Ok(remote_id) => remote_id,
             Err(failure) => return self.refuse(sa, cx, failure, Notify::new(NotifyType::AUTHENTICATION_FAILED)),
         };
@@ -116,7 +116,7 @@ impl Auth {
         super::informational::refuse(sa, cx, failure, notify);
     }
 
-    fn verify(&self, sa: &IkeSa, response: &Payloads<'_>) -> Result<Identity, Failure> {
+    fn verify(&self, sa: &IkeSa, cx: &Cx<'_>, response: &Payloads<'_>) -> Result<Identity, Failure> {
         let (Some(id), Some(auth)) = (response.id_r(), response.auth()) else {
             let peer = "nobody".to_owned();
             return Err(Failure::PeerNotAuthenticated { peer, problem: AuthProblem::Missing("IDr") });
@@ -126,7 +126,8 @@ impl Auth {
         check_identity(&sa.connection, &identity).map_err(failed)?;
         let keys = sa.keys()?;
         let octets = keys.signed_octets_remote(&self.begun.response, &self.begun.nonce_i, &id.body());
-        credentials::verify(&sa.connection, keys, &octets, auth).map_err(failed)?;
+        let proof = Proof { identity: &identity, auth, payloads: response, unix_time: cx.unix_time };
+        credentials::verify(&sa.connection, keys, &octets, &proof).map_err(failed)?;
         Ok(identity)
     }
 }
@@ -141,7 +142,7 @@ fn check_identity(connection: &Connection, identity: &Identity) -> Result<(), Au
 /// Answers the peer's request.
 pub(crate) fn respond(sa: &mut IkeSa, cx: &mut Cx<'_>, request: &Payloads<'_>) {
     let Phase::HalfOpen(answered) = std::mem::replace(&mut sa.phase, Phase::Refused) else { return };
-    match authenticate(sa, &answered, request) {
+    match authenticate(sa, cx, &answered, request) {
         Ok(accepted) => accept(sa, cx, &answered, request, accepted),
         Err(failure) => {
             cx.event(Event::Notice(Notice::Refused { remote: sa.remote, reason: failure }));
@@ -156,7 +157,7 @@ struct Accepted {
     remote_id: Identity,
 }
 
-fn authenticate(sa: &IkeSa, answered: &Answered, request: &Payloads<'_>) -> Result<Accepted, Failure> {
+fn authenticate(sa: &IkeSa, cx: &Cx<'_>, answered: &Answered, request: &Payloads<'_>) -> Result<Accepted, Failure> {
     let Some(id) = request.id_i() else {
         let peer = "nobody".to_owned();
         return Err(Failure::PeerNotAuthenticated { peer, problem: AuthProblem::Missing("IDi") });
@@ -167,12 +168,13 @@ fn authenticate(sa: &IkeSa, answered: &Answered, request: &Payloads<'_>) -> Resu
     let wanted = request.id_r().map(Identity::from_wire);
     let for_us =
         |connection: &&Arc<Connection>| wanted.as_ref().is_none_or(|wanted| connection.local_id.matches(wanted));
+    let proof = Proof { identity: &remote_id, auth, payloads: request, unix_time: cx.unix_time };
     let mut problem = None;
     for connection in answered.candidates.iter().filter(for_us) {
         let keys = sa.keys()?;
         let octets = keys.signed_octets_remote(&answered.request, &answered.nonce_r, &id.body());
-        let verified =
-            check_identity(connection, &remote_id).and_then(|()| credentials::verify(connection, keys, &octets, auth));
+        let verified = check_identity(connection, &remote_id)
+            .and_then(|()| credentials::verify(connection, keys, &octets, &proof));
         match verified {
             Ok(()) => return Ok(Accepted { connection: Arc::clone(connection), remote_id }),
             // A proof that failed says more than that somebody else was meant.
@@ -194,7 +196,7 @@ fn accept(sa: &mut IkeSa, cx: &mut Cx<'_>, answered: &Answered, request: &Payloa
     let id = connection.local_id.to_wire();
     let proof = sa.keys().and_then(|keys| {
         let octets = keys.signed_octets_local(&answered.response, &answered.nonce_i, &id.body());
-        credentials::prove(&connection, keys, &octets)
+        credentials::prove(&connection, keys, &octets, &answered.signature_hashes, cx.rng)
     });
     let proof = match proof {
         Ok(proof) => proof,
@@ -210,7 +212,8 @@ fn accept(sa: &mut IkeSa, cx: &mut Cx<'_>, answered: &Answered, request: &Payloa
     sa.remote_id = Some(remote_id);
     sa.peer.qcd_token = qcd::token_of(request);
     sa.establish(cx);
-    let mut payloads = vec![Payload::IdR(id), proof];
+    let mut payloads = vec![Payload::IdR(id)];
+    payloads.extend(proof);
     let nonces = (answered.nonce_i.as_slice(), answered.nonce_r.as_slice());
     let child = match &sa.keys {
         Some(keys) => child::respond(&sa.path(), cx, keys, request, nonces, true),

@@ -40,7 +40,6 @@ pub(crate) struct Answered {
     pub nonce_i: Vec<u8>,
     pub nonce_r: Vec<u8>,
     /// Hashes that the peer can verify signatures with.
-    #[expect(dead_code, reason = "for certificates, which come next")]
     pub signature_hashes: Vec<wire::HashAlgorithm>,
     /// The connections that the addresses and algorithms leave.
     pub candidates: Vec<Arc<Connection>>,
@@ -52,7 +51,6 @@ pub(crate) struct Begun {
     pub response: Vec<u8>,
     pub nonce_i: Vec<u8>,
     pub nonce_r: Vec<u8>,
-    #[expect(dead_code, reason = "for certificates, which come next")]
     pub signature_hashes: Vec<wire::HashAlgorithm>,
     pub command: Option<CommandId>,
     pub initial_contact: bool,
