@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test bench bench-quick bench-recovery loom charon-plugin fuzz deps build lint doc clean
+.PHONY: run test bench bench-quick bench-recovery loom charon-plugin fuzz deps build lint doc clean throughput
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -21,6 +21,8 @@ bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/be
 
 bench-quick: deps     ## a part of it, in under two minutes
 	scripts/bench.sh --quick
+throughput: build     ## the highest rate without loss, by frame size, over virtual ports (minutes)
+	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg
 
 bench-recovery: deps  ## how long a black hole lasts (root, minutes)
 	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
@@ -39,6 +41,7 @@ deps:                 ## install the Debian packages that are missing
 
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p nf-core --no-default-features --all-targets -- -D warnings
 
