@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test bench bench-quick bench-recovery loom charon-plugin fuzz deps build lint doc clean throughput
+.PHONY: run test throughput bench bench-quick bench-recovery loom charon-plugin fuzz deps build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -10,7 +10,6 @@ run: build            ## play a sample capture through nf-core and show what bec
 test: deps lint doc   ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
-	$(MAKE) loom
 	scripts/test-as-root.sh
 
 loom:                 ## every interleaving of the shared replay window
@@ -21,6 +20,7 @@ bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/be
 
 bench-quick: deps     ## a part of it, in under two minutes
 	scripts/bench.sh --quick
+
 throughput: build     ## the highest rate without loss, by frame size, over virtual ports (minutes)
 	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg
 
