@@ -79,6 +79,11 @@ impl Lab {
         Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec)
     }
 
+    /// A charon at the peer, with more lines in the section `charon` of its strongswan.conf.
+    pub fn peer_charon_with(&self, more: &str) -> Charon {
+        Charon::start_with(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec, more)
+    }
+
     /// A charon at the peer whose SAs are an nf-core's: without traffic, as there is no egress.
     pub fn peer_charon_on(&self, nf_core: &Daemon) -> Charon {
         Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::NfCore(nf_core.socket()))
