@@ -3,6 +3,8 @@
 set -eu
 
 packages="gcc libc6-dev pkg-config libdpdk-dev libclang-dev libipsec-mb-dev libpcap-dev iproute2"
+# What docs/pktgen.md has commands of, and what its scripts are checked with.
+packages="$packages dpdk lua5.4"
 # Peers and eyes for the tests in network namespaces.
 packages="$packages iputils-ping tcpdump strongswan-charon strongswan-swanctl strongswan-pki libstrongswan-standard-plugins
 	libstrongswan-extra-plugins libcharon-extra-plugins"

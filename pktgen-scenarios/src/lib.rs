@@ -8,6 +8,7 @@
 //! no code with it, so that a fault in one isn't hidden by the same fault in the other.
 
 pub mod daemon;
+pub mod export;
 pub mod link;
 pub mod outer;
 pub mod packet;

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use pktgen_scenarios::link::{Generator, RingSize};
-use pktgen_scenarios::play;
 use pktgen_scenarios::run::{self, Generated, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
 use pktgen_scenarios::scenarios;
 use pktgen_scenarios::seal::Algorithm;
 use pktgen_scenarios::throughput::{self, FrameSize};
+use pktgen_scenarios::{export, play};
 
 /// Named ESP traffic with its expected result.
 ///
@@ -45,6 +45,25 @@ enum Command {
     Run(Play),
     /// Play a scenario, or `all`, between two virtual ports through `nf-core run`, and compare as well.
     Play(Play),
+    /// Write a scenario for Pktgen-DPDK: captures, Lua scripts, and a shell script that plays them against nf-core.
+    Export {
+        /// The scenario, or `all`, each into a directory of its name.
+        name: String,
+        /// The directory.
+        #[arg(long)]
+        out: PathBuf,
+        /// Percent of the link's rate.
+        #[arg(long, default_value_t = 1.0, value_parser = rate)]
+        rate: f64,
+        /// Pktgen's port towards nf-core's unprotected port.
+        #[arg(long, default_value_t = 0)]
+        tx_port: u16,
+        /// Pktgen's port towards nf-core's protected port.
+        #[arg(long, default_value_t = 1)]
+        rx_port: u16,
+        #[command(flatten)]
+        size: Size,
+    },
     /// Find the highest rate without loss for each frame size (RFC 2544), between two virtual ports through `nf-core run`.
     Throughput(Throughput),
 }
@@ -127,6 +146,11 @@ fn seconds(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "give seconds from 0.01 to 3600".to_owned())
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.001..=100.0).contains(number));
+    number.ok_or_else(|| "give percent from 0.001 to 100".to_owned())
+}
+
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number| (0.01..=50.0).contains(number));
     number.ok_or_else(|| "give percent from 0.01 to 50".to_owned())
@@ -175,6 +199,24 @@ fn carry_out(command: Command) -> Result<bool, String> {
         Command::Run(play) => play_all(&play, Way::Capture),
         Command::Play(play) => play_all(&play, Way::Ports),
         Command::Throughput(asked) => measure(asked),
+        Command::Export { name, out, rate, tx_port, rx_port, size } => {
+            let options = export::Options { rate, tx_port, rx_port };
+            for scenario in chosen(&name)? {
+                let dir = if name == "all" { out.join(scenario.name) } else { out.clone() };
+                let generated = run::generate(scenario, &dir, size.packets, size.seed).map_err(text)?;
+                let exported = export::export(&generated, scenario.about, &dir, options).map_err(text)?;
+                println!("{}: {} frames", exported.script.display(), generated.expected.rx);
+                if exported.too_long > 0 {
+                    eprintln!(
+                        "{}: Pktgen would cut {} frames down to {} octets: not all of it will pass",
+                        scenario.name,
+                        exported.too_long,
+                        export::LONGEST
+                    );
+                }
+            }
+            Ok(true)
+        }
     }
 }
 
@@ -222,10 +264,9 @@ enum Way {
 
 fn play_all(play: &Play, way: Way) -> Result<bool, String> {
     let nf_core = play.nf_core.clone().unwrap_or_else(beside);
-    let chosen = if play.name == "all" { scenarios::ALL.iter().collect() } else { vec![find(&play.name)?] };
     let mut generator = None;
     let mut passed = true;
-    for scenario in chosen {
+    for scenario in chosen(&play.name)? {
         let outcome = play_one(scenario, play, way, &nf_core, &mut generator)
             .map_err(|error| format!("{}: {error}", scenario.name))?;
         passed &= outcome.passed();
@@ -257,6 +298,11 @@ fn play_one(
         none => none.insert(Generator::start()?),
     };
     play::play(&generated, nf_core, generator)
+}
+
+/// The scenario of that name, or all.
+fn chosen(name: &str) -> Result<Vec<&'static Scenario>, String> {
+    if name == "all" { Ok(scenarios::ALL.iter().collect()) } else { Ok(vec![find(name)?]) }
 }
 
 fn find(name: &str) -> Result<&'static Scenario, String> {

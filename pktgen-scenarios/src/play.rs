@@ -26,7 +26,7 @@ use crate::run::{Generated, Outcome, RunError};
 use crate::scenario::{Expected, Step, UnknownFlow};
 
 /// How long nothing may move before it counts as lost, or nf-core as stuck.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a packet that must come out may take while others wait for it.
 const LOST_AFTER: Duration = Duration::from_secs(3);
 /// Places that packets on their way back may take: half of what a ring has.
@@ -46,7 +46,7 @@ pub fn play(scenario: &Generated, nf_core: &Path, generator: &mut Generator) -> 
     daemon.wait_for_ports(&link)?;
     let control = daemon.control();
     let played = std::thread::scope(|scope| {
-        let (requests, inbox) = mpsc::channel();
+        let (steps, inbox) = mpsc::channel();
         let (outbox, answers) = mpsc::channel();
         let conductor = &control;
         scope.spawn(move || conduct(conductor, &inbox, &outbox));
@@ -55,19 +55,19 @@ pub fn play(scenario: &Generated, nf_core: &Path, generator: &mut Generator) -> 
             link: &mut link,
             daemon: &mut daemon,
             control: &control,
-            conductor: Conductor { requests, answers },
+            conductor: Conductor { steps, answers },
             outputs: Outputs::open(scenario)?,
-            refusals: Vec::new(),
+            wrong: Vec::new(),
         }
         .play(scenario)
     });
     // nf-core goes before the ports do: what it polls is shared memory.
     let log = daemon.stop();
     let closed = link.close();
-    let Played { report, refusals, flows } = played?;
+    let Played { report, wrong, flows } = played?;
     closed?;
     let mut outcome = Outcome::new(scenario, &report, &log?)?;
-    outcome.differences.extend(refusals);
+    outcome.differences.extend(wrong);
     outcome.differences.extend(compare_flows(&scenario.expected, &flows));
     Ok(outcome)
 }
@@ -75,23 +75,56 @@ pub fn play(scenario: &Generated, nf_core: &Path, generator: &mut Generator) -> 
 /// What has become of a scenario, besides the packets.
 struct Played {
     report: Report,
-    refusals: Vec<String>,
+    wrong: Vec<String>,
     flows: BTreeSet<UnknownFlow>,
 }
 
-/// Makes requests, one after the other, and sends the answers on.
-fn conduct(control: &Control, requests: &Receiver<Value>, answers: &Sender<Result<(), ClientError>>) {
-    for request in requests {
-        if answers.send(control.call_json(&request)).is_err() {
+/// Makes the requests of steps, one after the other, each when nf-core has received the frames before it. Frames go on
+/// meanwhile, as far as the step lets them.
+fn conduct(control: &Control, steps: &Receiver<Step>, answers: &Sender<Answer>) {
+    for step in steps {
+        let answer = match wait_for_receipt(control, step.after) {
+            Ok(received) if received >= step.after => match control.call_json(&step.request) {
+                Ok(()) => Answer::Done,
+                Err(ClientError::Refused(why)) => Answer::Refused(why),
+                Err(error) => Answer::Failed(error),
+            },
+            Ok(received) => Answer::NotReceived { received },
+            Err(error) => Answer::Failed(error),
+        };
+        if answers.send(answer).is_err() {
             return;
         }
     }
 }
 
+/// Waits until nf-core has received as many frames, for so long as it may take; gives how many it has received.
+fn wait_for_receipt(control: &Control, frames: u64) -> Result<u64, ClientError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let received = control.counters()?.rx.packets;
+        if received >= frames || Instant::now() > deadline {
+            return Ok(received);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// What became of a step.
+enum Answer {
+    Done,
+    Refused(String),
+    /// The frames before it have not all been received.
+    NotReceived {
+        received: u64,
+    },
+    Failed(ClientError),
+}
+
 /// The thread that makes requests, seen from the one that sends frames.
 struct Conductor {
-    requests: Sender<Value>,
-    answers: Receiver<Result<(), ClientError>>,
+    steps: Sender<Step>,
+    answers: Receiver<Answer>,
 }
 
 /// Frames that go and come.
@@ -102,7 +135,7 @@ struct Player<'p> {
     control: &'p Control,
     conductor: Conductor,
     outputs: Outputs,
-    refusals: Vec<String>,
+    wrong: Vec<String>,
 }
 
 impl Player<'_> {
@@ -118,11 +151,8 @@ impl Player<'_> {
             // Requests begin and end at frame numbers, so a burst ends where one is due.
             while let Some(step) = steps.next_if(|step| step.after == sent) {
                 self.flush(&mut burst)?;
-                if !step.is_under_way() {
-                    self.wait_for_receipt(sent)?;
-                }
                 // The other end lives as long as this.
-                let _ = self.conductor.requests.send(step.request.clone());
+                let _ = self.conductor.steps.send(step.clone());
                 waiting.push(step);
                 self.wait_for_answers(&mut waiting, sent)?;
             }
@@ -147,7 +177,7 @@ impl Player<'_> {
             udp_ports: flow.udp_ports,
         });
         self.outputs.close()?;
-        Ok(Played { report, refusals: self.refusals, flows: flows.collect() })
+        Ok(Played { report, wrong: self.wrong, flows: flows.collect() })
     }
 
     /// Adds a frame to the burst, and sends the burst when it is full.
@@ -211,19 +241,6 @@ impl Player<'_> {
         Ok(since)
     }
 
-    /// Waits until nf-core has received as many frames as were sent: what is asked of it now comes behind them.
-    fn wait_for_receipt(&mut self, sent: u64) -> Result<(), RunError> {
-        let mut since = Instant::now();
-        loop {
-            self.receive()?;
-            let received = self.control.counters()?.rx.packets;
-            if received >= sent {
-                return Ok(());
-            }
-            since = self.pause(since, || format!("nf-core to receive {sent} frames; it has {received}"))?;
-        }
-    }
-
     /// Takes the answers that are there; waits for those that must be there before the next frame.
     fn wait_for_answers(&mut self, waiting: &mut Vec<&Step>, sent: u64) -> Result<(), RunError> {
         let mut since = Instant::now();
@@ -232,12 +249,16 @@ impl Player<'_> {
                 Ok(answer) => {
                     let step = waiting.remove(0);
                     match answer {
-                        Ok(()) => {}
-                        Err(ClientError::Refused(why)) => {
+                        Answer::Done => {}
+                        Answer::Refused(why) => {
                             let request = step.request.get("op").and_then(Value::as_str).unwrap_or_default();
-                            self.refusals.push(format!("nf-core refuses {request} before frame {}: {why}", sent + 1));
+                            self.wrong.push(format!("nf-core refuses {request} behind frame {}: {why}", step.after));
                         }
-                        Err(error) => return Err(error.into()),
+                        Answer::NotReceived { received } => {
+                            let what = format!("nf-core to receive {} frames; it has {received}", step.after);
+                            return Err(self.daemon.stalled(what, PATIENCE));
+                        }
+                        Answer::Failed(error) => return Err(error.into()),
                     }
                     since = Instant::now();
                 }
@@ -269,7 +290,7 @@ impl Player<'_> {
             }
             if since.elapsed() > PATIENCE {
                 let (received, taken) = (report.rx.packets, self.outputs.taken);
-                self.refusals.push(format!(
+                self.wrong.push(format!(
                     "of {sent} frames nf-core has received {received} and accounts for {ended}; of {} packets that it \
                      has sent {taken} arrived",
                     report.tx.packets

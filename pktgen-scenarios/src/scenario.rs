@@ -101,18 +101,10 @@ impl fmt::Display for UnknownFlow {
 pub struct Step {
     /// The request, as the control socket takes it.
     pub request: Value,
-    /// It is made when so many frames have been sent.
+    /// It is made when nf-core has received so many frames.
     pub after: u64,
     /// No more than so many frames are sent before it is answered.
     pub until: u64,
-}
-
-impl Step {
-    /// Whether traffic goes on while nf-core carries it out. Else nf-core has received all frames before it, and none
-    /// after it.
-    pub fn is_under_way(&self) -> bool {
-        self.after < self.until
-    }
 }
 
 /// Takes a scenario's frames: into a capture, with the expected output into another. Memory doesn't grow with them.
@@ -126,6 +118,8 @@ pub struct Writer {
     steps: Vec<Step>,
     expected: Expected,
     held: u64,
+    /// Packets of frames that came before their SA.
+    early: Vec<Vec<u8>>,
     /// Numbers for keys and payloads.
     pub random: Random,
 }
@@ -147,6 +141,7 @@ impl Writer {
             steps: Vec::new(),
             expected: Expected::default(),
             held: 0,
+            early: Vec::new(),
             random: Random::new(seed),
         })
     }
@@ -167,7 +162,8 @@ impl Writer {
         self.steps.push(Step { request, after: now, until: now });
     }
 
-    /// Makes a request while frames go on. Those up to [`Writer::answered`] may be sent before the answer is there.
+    /// Makes a request when nf-core has received the frames before it, while frames go on: those up to
+    /// [`Writer::answered`] may be sent before the answer is there.
     pub fn request_under_way(&mut self, request: Value) {
         self.steps.push(Step { request, after: self.expected.rx, until: u64::MAX });
     }
@@ -196,13 +192,32 @@ impl Writer {
         match outcome {
             Outcome::Sent(packet) => {
                 expected.tx += 1;
-                let ethertype: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xDD] };
-                let out = [&frame[..12], &ethertype, &packet].concat();
+                let out = sent(frame, &packet);
                 self.outputs.write_packet(&PcapPacket::new(self.time, out.len() as u32, &out))?;
             }
             Outcome::Consumed(why) => consumed(why, 1),
             Outcome::Dropped(why) => *expected.drops.entry(why.info().index).or_default() += 1,
             Outcome::Held => self.held += 1,
+        }
+        Ok(())
+    }
+
+    /// Adds a frame whose packet leaves at [`Writer::release_early`], and not before.
+    pub fn push_early(&mut self, frame: &[u8], packet: Vec<u8>) -> Result<(), PcapError> {
+        self.early.push(sent(frame, &packet));
+        // It is counted as received now, and as sent then.
+        self.push(frame, Outcome::Held)?;
+        self.held -= 1;
+        Ok(())
+    }
+
+    /// Here the packets of early frames leave, in their order.
+    pub fn release_early(&mut self) -> Result<(), PcapError> {
+        // Between two frames, which tells them from what the frame before makes leave at once.
+        let time = self.time + GAP / 2;
+        for out in std::mem::take(&mut self.early) {
+            self.expected.tx += 1;
+            self.outputs.write_packet(&PcapPacket::new(time, out.len() as u32, &out))?;
         }
         Ok(())
     }
@@ -257,6 +272,12 @@ impl Writer {
         }
         Ok((config + &self.sas.join("\n"), self.steps, self.expected))
     }
+}
+
+/// The frame that a packet of a received frame leaves in.
+fn sent(frame: &[u8], packet: &[u8]) -> Vec<u8> {
+    let ethertype: [u8; 2] = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xDD] };
+    [&frame[..12], &ethertype, packet].concat()
 }
 
 impl Expected {

@@ -9,6 +9,10 @@ use pktgen_scenarios::{play, run, scenarios};
 
 /// A scenario, and a fault of `examples/faulty-nf-core.rs` that it must find.
 const FOUND: &[(&str, &str)] = &[
+    ("CSCsl68327", "early-switch"),
+    ("CSCtr14840", "early-switch"),
+    ("CSCty30063", "not-held"),
+    ("CSCvn31824", "early-packet-deletes"),
     ("CSCvp16730", "spi-ff"),
     ("CSCsq59183", "natt-silent"),
     ("spi-other-destination", "lookup-by-spi"),

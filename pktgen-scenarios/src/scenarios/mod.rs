@@ -4,6 +4,7 @@ mod basic;
 mod faults;
 mod headers;
 mod mixed;
+mod rekeys;
 mod variety;
 
 use crate::scenario::Scenario;
@@ -26,6 +27,10 @@ pub const ALL: &[Scenario] = &[
     variety::SELECTORS,
     variety::HIDDEN,
     variety::JUMBO,
+    rekeys::LOSSLESS,
+    rekeys::BOTH_ENDS,
+    rekeys::EARLY,
+    rekeys::EARLY_SURVIVES,
     faults::SPI_RANGE,
     faults::NATT_UNKNOWN,
     faults::OTHER_DESTINATION,

@@ -11,6 +11,12 @@ pub(crate) fn nf_core() -> PathBuf {
     profile_dir().join("nf-core")
 }
 
+/// The program nf-ctl.
+pub(crate) fn nf_ctl() -> PathBuf {
+    build(&["-p", "nf-ctl", "--bin", "nf-ctl"]);
+    profile_dir().join("nf-ctl")
+}
+
 /// nf-core with faults: `examples/faulty-nf-core.rs`.
 pub(crate) fn faulty_nf_core() -> PathBuf {
     build(&["-p", "pktgen-scenarios", "--example", "faulty-nf-core"]);
