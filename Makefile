@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test bench-recovery charon-plugin fuzz deps build lint doc clean
+.PHONY: run test throughput bench-recovery charon-plugin fuzz deps build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -11,6 +11,9 @@ test: deps lint doc   ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	scripts/test-as-root.sh
+
+throughput: build     ## the highest rate without loss, by frame size, over virtual ports (minutes)
+	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg
 
 bench-recovery: deps  ## how long a black hole lasts (root, minutes)
 	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
@@ -29,6 +32,7 @@ deps:                 ## install the Debian packages that are missing
 
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p nf-core --no-default-features --all-targets -- -D warnings
 

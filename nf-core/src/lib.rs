@@ -27,6 +27,7 @@ pub mod drop;
 pub mod event;
 pub mod forward;
 pub mod holding;
+pub mod hooks;
 pub mod lanes;
 pub mod net;
 pub mod notify;

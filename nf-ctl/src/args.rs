@@ -84,6 +84,11 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
+    /// List and test the hooks of nf.toml (`[[event]]`), and show what they have done.
+    Event {
+        #[command(subcommand)]
+        command: EventCommand,
+    },
     /// List, bind and unbind plugins.
     Plugin {
         #[command(subcommand)]
@@ -212,6 +217,23 @@ pub(crate) fn refuse_keys(args: &[OsString]) -> Result<(), Error> {
          use --key-file and --auth-key-file, or --file - for standard input, and a new key, for this one is known now"
             .to_owned(),
     ))
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EventCommand {
+    /// List the hooks.
+    List,
+    /// Show what hooks have done, the latest first.
+    History {
+        /// At most so many runs.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+    },
+    /// Have a hook do what it does, with an event that is made up, and wait for it.
+    Test {
+        /// The hook.
+        name: String,
+    },
 }
 
 #[derive(Subcommand)]

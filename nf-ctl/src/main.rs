@@ -2,6 +2,7 @@
 
 mod args;
 mod crypto_show;
+mod event;
 mod ike;
 mod monitor;
 mod pipe;
@@ -38,6 +39,14 @@ enum Error {
     /// A file can't be used.
     #[error("{0}")]
     File(String),
+    /// A hook's test went wrong.
+    #[error("{failed} of the hook's actions failed\n{}", text.trim_end())]
+    HookFailed {
+        /// How many.
+        failed: usize,
+        /// The run.
+        text: String,
+    },
     /// The agent can't run.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -58,7 +67,7 @@ impl Error {
     /// read.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Error::Agent(_) => 1,
+            Error::Agent(_) | Error::HookFailed { .. } => 1,
             Error::Client(ClientError::Refused(_)) | Error::Partly { error: ClientError::Refused(_), .. } => 1,
             Error::Usage(_) | Error::Field(_) => 2,
             Error::Client(_) | Error::File(_) | Error::Partly { .. } => 3,
@@ -109,6 +118,7 @@ fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
         Command::Show { words, limit } => show::run(cli, words, *limit),
         Command::Sa { command } => sa::run(cli, command),
+        Command::Event { command } => event::run(cli, command),
         Command::Agent { config } => {
             daemon::run(config)?;
             Ok(String::new())

@@ -28,7 +28,7 @@ pub(crate) fn run(cli: &Cli, kinds: &[EventKind], count: Option<u64>) -> Result<
 }
 
 /// An event as a line. The time is that since nf-core's start, in seconds.
-fn text(event: &EventReport) -> String {
+pub(crate) fn text(event: &EventReport) -> String {
     let at = |ns: u64| format!("[{:>8}.{:06}]", ns / 1_000_000_000, ns / 1000 % 1_000_000);
     match event {
         EventReport::InvalidSpi(InvalidSpiEvent {
@@ -65,6 +65,11 @@ fn text(event: &EventReport) -> String {
         EventReport::SaReservationExpired { spi, dst, src, at_ns } => {
             let src = src.map(|src| format!(" from {src}")).unwrap_or_default();
             format!("{} sa-reservation-expired: {spi}{src} to {dst}", at(*at_ns))
+        }
+        EventReport::RecoveryFailed { peer, src, spi, reason, at_ns } => {
+            let src = src.map(|src| format!(" at {src}")).unwrap_or_default();
+            let spi = spi.map(|spi| format!(", {spi}")).unwrap_or_default();
+            format!("{} recovery-failed: peer {peer}{src}{spi}: {reason}", at(*at_ns))
         }
         EventReport::Lost { count } => format!("lost: {count} events, for this reader was too slow"),
         EventReport::Unknown => "an event of a later release".to_owned(),

@@ -328,3 +328,31 @@ fn print(outcome: &Outcome) {
         println!("  {difference}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_of_the_documentation_are_understood() {
+        let page = include_str!("../../docs/pktgen.md");
+        let commands: Vec<_> = page.lines().filter(|line| line.starts_with("pktgen-scenarios ")).collect();
+        assert!(commands.len() >= 10, "{commands:?}");
+        for command in commands {
+            let parsed = Cli::try_parse_from(command.split_whitespace()).unwrap_or_else(|e| panic!("{command}: {e}"));
+            if let Command::Gen { name, .. } | Command::Export { name, .. } = &parsed.command {
+                assert!(chosen(name).is_ok(), "{command}");
+            }
+            if let Command::Run(play) | Command::Play(play) = &parsed.command {
+                assert!(chosen(&play.name).is_ok(), "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_names_list_those_that_there_are() {
+        let error = chosen("nonsense").err().unwrap_or_default();
+        assert!(error.contains("CSCvp16730") && error.contains("`all`"), "{error}");
+        assert!(chosen("cscVP16730").is_ok());
+    }
+}

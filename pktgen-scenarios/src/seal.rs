@@ -59,6 +59,7 @@ pub const ALGORITHMS: &[Algorithm] = &[
     with_hmac("aes-cbc", 32, "hmac-sha512-256"),
     with_hmac("null", 0, "hmac-sha1-96"),
     with_hmac("null", 0, "hmac-sha256-128"),
+    with_hmac("aes-cbc", 32, "hmac-sha256-128"),
 ];
 
 /// An outbound SA: the peer's side of one that the network function has inbound.

@@ -3,6 +3,7 @@
 //! Every error is one line for an operator: file, line, table, field, what is wrong and what would be right. It never
 //! quotes the line itself, which may hold a key.
 
+mod hooks;
 mod lines;
 mod peer;
 mod raw;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use crate::crypto::EngineChoice;
 use crate::holding::HoldLimits;
+use crate::hooks::{Hook, SnapshotConfig};
 use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::sa::spec::{FieldError, SaParams, names};
@@ -54,6 +56,10 @@ pub struct Config {
     pub sas: Vec<SaParams>,
     /// `[[plugin]]`
     pub plugins: Vec<Plugin>,
+    /// `[[event]]`
+    pub events: Vec<Hook>,
+    /// `[snapshot]`
+    pub snapshot: SnapshotConfig,
 }
 
 /// DPDK's environment and the worker cores.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::hooks::{self, RawHook, RawSnapshot};
 use super::lines::{Place, line_at, line_of};
 use super::peer::RawPeer;
 use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Notify, Plugin, Port, Reassembly, Recovery, Sad};
@@ -35,6 +36,8 @@ struct RawConfig {
     peer: Vec<RawPeer>,
     sa: Vec<SaSpec>,
     plugin: Vec<RawPlugin>,
+    event: Vec<RawHook>,
+    snapshot: RawSnapshot,
 }
 
 #[derive(Deserialize, Default)]
@@ -204,7 +207,7 @@ fn protocol(text: &str) -> Result<u8, FieldError> {
     }
 }
 
-fn range<T: FromStr + PartialOrd + Copy>(
+pub(super) fn range<T: FromStr + PartialOrd + Copy>(
     field: &'static str,
     text: &Option<String>,
 ) -> Result<Option<RangeInclusive<T>>, FieldError> {
@@ -284,6 +287,7 @@ impl Checker<'_> {
 
     fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
         let eal = self.table("eal", eal(raw.eal))?;
+        let syslog = raw.notify.syslog.is_some();
         let config = Config {
             control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
             notify: self.table("notify", notify(raw.notify))?,
@@ -298,10 +302,13 @@ impl Checker<'_> {
             peers: self.tables("peer", raw.peer, RawPeer::check)?,
             sas: self.tables("sa", raw.sa, |raw| raw.validate())?,
             plugins: self.tables("plugin", raw.plugin, plugin)?,
+            events: self.tables("event", raw.event, |raw| hooks::hook(raw, syslog))?,
+            snapshot: self.table("snapshot", hooks::snapshot(raw.snapshot))?,
         };
         let quoted = |name: &str| format!("`{name}`");
         self.distinct(("port", "name"), &config.ports, |port| port.name.clone(), |port| quoted(&port.name))?;
         self.distinct(("peer", "name"), &config.peers, |peer| peer.name.clone(), |peer| quoted(&peer.name))?;
+        self.distinct(("event", "name"), &config.events, |hook| hook.name.clone(), |hook| quoted(&hook.name))?;
         self.distinct(("plugin", "instance"), &config.plugins, |p| p.instance.clone(), |p| quoted(&p.instance))?;
         self.distinct(
             ("sa", "spi"),

@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::capture::RecordedPacket;
 use crate::config::Config;
 use crate::core::{Command, Core, Link};
 use crate::counters::Snapshot;
 use crate::crypto::{self, Engine, EngineError};
 use crate::drop::DropReason;
 use crate::event::{self, EventReceiver};
+use crate::hooks::Hooks;
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
@@ -236,6 +238,7 @@ pub struct Controller {
     notifier: Notifier,
     sinks: FanOut,
     subscribers: Subscribers,
+    hooks: Arc<Hooks>,
     baseline: Snapshot,
     now: Nanos,
 }
@@ -288,6 +291,7 @@ impl Controller {
             notifier: Notifier::new(config.notify.limits()),
             sinks,
             subscribers: Subscribers::default(),
+            hooks: Hooks::new(config.events.clone()),
             baseline: Snapshot::default(),
             now: Nanos::default(),
         };
@@ -306,6 +310,17 @@ impl Controller {
                     settings: &plugin.settings,
                 })?);
             }
+        }
+        // The packets of the next snapshot.
+        if controller.hooks.take_snapshots() {
+            changes.extend(controller.register_binding(Bind {
+                plugin: "capture",
+                instance: "snapshot",
+                gate: Gate::Drop,
+                filter: Filter::default(),
+                priority: 1000,
+                settings: &serde_json::json!({"memory": config.snapshot.packets}),
+            })?);
         }
         // Decapsulation is a plugin like others, only that one expects it to be there.
         if !controller.instances.values().any(|instance| instance.plugin == "decap") {
@@ -499,6 +514,19 @@ impl Controller {
     /// The plugins of this build.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The packets that instances keep in memory, by the time at which they were received.
+    pub fn recorded(&self) -> Vec<RecordedPacket> {
+        let mut packets: Vec<RecordedPacket> =
+            self.instances.values().flat_map(|stored| stored.control.recorded()).collect();
+        packets.sort_by_key(|packet| packet.at_ns);
+        packets
+    }
+
+    /// The hooks of the configuration.
+    pub fn hooks(&self) -> &Arc<Hooks> {
+        &self.hooks
     }
 
     /// The instances by name.

@@ -109,6 +109,17 @@ impl<P: Platform> Handler for Daemon<P> {
                 })),
                 Err(error) => Response::Error(error.to_string()),
             },
+            Request::RecordedPackets {} => Response::ok(controller.recorded()),
+            Request::RecoveryFailed { peer, src, spi, reason } => {
+                controller.recovery_failed(peer, src, spi, reason);
+                Response::ok(())
+            }
+            Request::EventList {} => Response::ok(controller.hooks().report()),
+            Request::EventHistory { limit } => Response::ok(controller.hooks().history(limit)),
+            Request::EventTest { name } => match controller.hooks().test(&name, controller.now()) {
+                Ok(started) => Response::ok(started),
+                Err(error) => Response::Error(error.to_string()),
+            },
             Request::InvalidSpi { limit } => Response::ok(controller.notifier().report(controller.now(), limit)),
         };
         response.into()

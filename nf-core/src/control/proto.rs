@@ -125,6 +125,34 @@ pub enum Request {
         /// Flows at most.
         limit: usize,
     },
+    /// The last packets that instances of the capture plugin keep in memory: a list of
+    /// [`RecordedPacket`](crate::capture::RecordedPacket).
+    RecordedPackets {},
+    /// Tells that the recovery of a peer has failed: the agent says so, and it becomes an event.
+    RecoveryFailed {
+        /// The peer's name.
+        peer: String,
+        /// Its address, if known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        src: Option<IpAddr>,
+        /// The invalid SPI, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spi: Option<Spi>,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// The hooks: a list of [`HookReport`](crate::hooks::HookReport).
+    EventList {},
+    /// What hooks have done: a list of [`HookRun`](crate::hooks::HookRun), the latest first.
+    EventHistory {
+        /// Runs at most.
+        limit: usize,
+    },
+    /// Has a hook do what it does, with an event that is made up: [`HookStarted`](crate::hooks::HookStarted).
+    EventTest {
+        /// The hook's name.
+        name: String,
+    },
     /// Events from now on: [`Subscribed`], then an [`EventLine`] for each. The connection takes no further request.
     Subscribe {
         /// Which; all if none is named.
@@ -381,6 +409,8 @@ event_kinds! {
     SaAuthFailure "sa-auth-failure",
     /// A reserved SPI ran out before it became an SA.
     SaReservationExpired "sa-reservation-expired",
+    /// The recovery of a peer has failed.
+    RecoveryFailed "recovery-failed",
 }
 
 /// A line of the event stream.
@@ -464,6 +494,19 @@ pub enum EventReport {
         /// When.
         at_ns: u64,
     },
+    /// The recovery of a peer has failed, as the agent says.
+    RecoveryFailed {
+        /// The peer's name.
+        peer: String,
+        /// Its address, if known.
+        src: Option<IpAddr>,
+        /// The invalid SPI, if there was one.
+        spi: Option<Spi>,
+        /// Why.
+        reason: String,
+        /// When the agent said so.
+        at_ns: u64,
+    },
     /// The subscriber was too slow: so many events were lost for it.
     Lost {
         /// How many.
@@ -485,7 +528,23 @@ impl EventReport {
             EventReport::SaReplay { .. } => Some(EventKind::SaReplay),
             EventReport::SaAuthFailure { .. } => Some(EventKind::SaAuthFailure),
             EventReport::SaReservationExpired { .. } => Some(EventKind::SaReservationExpired),
+            EventReport::RecoveryFailed { .. } => Some(EventKind::RecoveryFailed),
             EventReport::Lost { .. } | EventReport::Unknown => None,
+        }
+    }
+
+    /// When it was seen, in nanoseconds of the daemon's clock; 0 for what has no time.
+    pub const fn at_ns(&self) -> u64 {
+        match self {
+            EventReport::InvalidSpi(InvalidSpiEvent { at_ns, .. })
+            | EventReport::SaFirstPacket { at_ns, .. }
+            | EventReport::SaLifetime { at_ns, .. }
+            | EventReport::SaReplay { at_ns, .. }
+            | EventReport::SaAuthFailure { at_ns, .. }
+            | EventReport::SaAddressChanged { at_ns, .. }
+            | EventReport::SaReservationExpired { at_ns, .. }
+            | EventReport::RecoveryFailed { at_ns, .. } => *at_ns,
+            EventReport::Lost { .. } | EventReport::Unknown => 0,
         }
     }
 }

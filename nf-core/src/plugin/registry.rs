@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Gate, Plugin};
+use crate::capture::RecordedPacket;
 use crate::types::Nanos;
 
 /// A plugin: code that makes instances of itself. Registered once, by name.
@@ -37,6 +38,11 @@ pub trait PluginControl: Send {
     /// What `nf-ctl plugin list` shows of the instance: settings and counts.
     fn status(&self) -> Value {
         Value::Null
+    }
+
+    /// The packets that the instance keeps in memory, oldest first.
+    fn recorded(&self) -> Vec<RecordedPacket> {
+        Vec::new()
     }
 }
 

@@ -17,7 +17,9 @@ use crate::control::controller::Controller;
 use crate::control::handler::{Daemon, Platform};
 use crate::control::proto::PortReport;
 use crate::control::server::ControlServer;
+use crate::hooks::{Means, Runner, Sources};
 use crate::net::NetPort;
+use crate::notify::Syslog;
 use crate::plugin::Registry;
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
@@ -114,7 +116,7 @@ fn serve(
         let mac = MacAddr(open.port.info().mac.0);
         (open.port.name().to_owned(), NetPort { role: open.role, mac, next_hop: open.next_hop })
     });
-    let (controller, cores) =
+    let (mut controller, cores) =
         Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
 
     // All workers are made before the first is launched: one that can't be made leaves nothing running.
@@ -145,6 +147,8 @@ fn serve(
     let handles = made.into_iter().map(launch).collect::<Result<Vec<_>, _>>()?;
     let platform =
         Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
+    // Ended last, so that it sees what happens until then.
+    let _hooks = run_hooks(config, &mut controller)?;
     tracing::info!(
         workers,
         sas = controller.sas().len(),
@@ -153,6 +157,20 @@ fn serve(
         "nf-core runs"
     );
     control(Daemon { controller, platform }, server, clock, stop, handles)
+}
+
+/// Starts to run hooks, if there are any.
+fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Option<Runner>, Error> {
+    let hooks = Arc::clone(controller.hooks());
+    if hooks.is_empty() {
+        return Ok(None);
+    }
+    let (_, events) = controller.subscribe(hooks.kinds());
+    let sources = Sources { socket: config.control.socket.clone(), agent: config.agent.socket.clone() };
+    let means =
+        Means { snapshots: config.snapshot.clone(), sources, syslog: config.notify.syslog.clone().map(Syslog::new) };
+    let runner = Runner::start(hooks, events, means);
+    runner.map(Some).map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
 }
 
 /// The control thread's loop, and the way down.

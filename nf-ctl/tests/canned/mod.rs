@@ -17,6 +17,7 @@ use nf_core::control::server::{ControlServer, Handler, Reply};
 use nf_core::control::subscribers::Subscribers;
 use nf_core::counters::{Consumed, CoreCounters, Snapshot};
 use nf_core::drop::DropReason;
+use nf_core::hooks::{ActionReport, HookError, HookReport, HookRun, HookStarted};
 use nf_core::notify::{Class, FlowReport, NotifyReport};
 use nf_core::sa::inbound::SaTotals;
 use nf_core::sa::lifetime::{Lifetime, Limit, Unit};
@@ -160,6 +161,12 @@ impl Handler for Desk {
                 Response::Error(serde_json::json!([gate, filter, priority, settings]).to_string())
             }
             Request::PluginBind { .. } | Request::PluginUnbind { .. } => Response::ok(()),
+            Request::RecordedPackets {} => Response::ok([(); 0]),
+            Request::RecoveryFailed { .. } => Response::ok(()),
+            Request::EventList {} => Response::ok(hooks()),
+            Request::EventHistory { limit } => Response::ok(runs().into_iter().take(limit).collect::<Vec<_>>()),
+            Request::EventTest { name } if name == "black-hole" => Response::ok(HookStarted { run: 2 }),
+            Request::EventTest { name } => Response::Error(HookError::NoSuchHook(name).to_string()),
             Request::InvalidSpi { limit } => Response::ok(invalid_spi(limit)),
         };
         response.into()
@@ -188,6 +195,58 @@ fn events() -> Vec<EventReport> {
         EventReport::SaLifetime { sa: sa.clone(), limit: Limit::Soft, unit: Unit::Seconds, at_ns: 86_402_000_000_000 },
         EventReport::SaReplay { sa: sa.clone(), packets: 12, at_ns: 86_410_050_000_000 },
         EventReport::SaAddressChanged { sa, from: port(61_234), to: port(1025), at_ns: 86_455_000_009_000 },
+    ]
+}
+
+fn hooks() -> Vec<HookReport> {
+    let hook = |name: &str, on: &str, subject: &str, count, actions: &[&str], runs| HookReport {
+        name: name.to_owned(),
+        on: on.to_owned(),
+        subject: subject.to_owned(),
+        count,
+        period_s: 60,
+        cool_down_s: 300,
+        actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+        runs,
+    };
+    vec![
+        hook("black-hole", "stuck", "", 1, &["snapshot", "command /usr/local/bin/page --team vpn"], 2),
+        hook("replays", "replay", "peer branch-7", 1000, &["syslog"], 0),
+    ]
+}
+
+fn runs() -> Vec<HookRun> {
+    let action = |action: &str, note: &str| ActionReport { action: action.to_owned(), ok: true, note: note.to_owned() };
+    let actions = |number| {
+        vec![
+            action("snapshot", &format!("/var/lib/nf-core/snapshots/179552122725{number}-black-hole-{number}")),
+            action("command", "/usr/local/bin/page ended well"),
+        ]
+    };
+    let run = |number, test, event| HookRun {
+        run: number,
+        hook: "black-hole".to_owned(),
+        test,
+        event,
+        actions: actions(number),
+        done: true,
+    };
+    let event = |src: &str, spi, packets, interface: &str, at_ns| {
+        EventReport::InvalidSpi(InvalidSpiEvent {
+            spi: Spi(spi),
+            src: src.parse().unwrap(),
+            dst: "10.10.1.2".parse().unwrap(),
+            udp_ports: None,
+            class: Class::Stuck,
+            packets,
+            seq: 1,
+            interface: interface.to_owned(),
+            at_ns,
+        })
+    };
+    vec![
+        run(2, true, event("192.0.2.1", 256, 1, "test", 86_460_000_000_000)),
+        run(1, false, event("10.1.1.1", 0xB761_863E, 1000, "wan", 86_280_400_000_000)),
     ]
 }
 

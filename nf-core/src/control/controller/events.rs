@@ -1,10 +1,12 @@
 //! What the cores tell, on its way to operators and subscribers.
 
+use std::net::IpAddr;
+
 use super::{Controller, StoredSa, order};
 use crate::control::proto::{Endpoint, EventKind, EventReport, InvalidSpiEvent, Subscribed};
 use crate::control::subscribers::Subscription;
 use crate::event::{Event, InvalidSpi, SaRef};
-use crate::types::Nanos;
+use crate::types::{Nanos, Spi};
 
 /// Events taken from a core at a time.
 const EVENTS_PER_TURN: usize = 1024;
@@ -15,6 +17,12 @@ impl Controller {
         let kinds = if kinds.is_empty() { EventKind::ALL.to_vec() } else { kinds };
         let subscription = self.subscribers.add(kinds.clone());
         (Subscribed { kinds, now_ns: self.now.0 }, subscription)
+    }
+
+    /// Passes on that the recovery of a peer has failed.
+    pub fn recovery_failed(&mut self, peer: String, src: Option<IpAddr>, spi: Option<Spi>, reason: String) {
+        let at_ns = self.now.0;
+        self.subscribers.publish(&EventReport::RecoveryFailed { peer, src, spi, reason, at_ns });
     }
 
     /// Whether a core has something to tell.

@@ -21,7 +21,7 @@ macro_rules! registry {
 
         impl $name {
             $(
-                #[doc = concat!("Number ", stringify!($value), ".")]
+                #[doc = concat!(registry!(@name $prefix, $constant $(, $iana)?), ": ", stringify!($value), ".")]
                 pub const $constant: $name = $name($value);
             )*
 
@@ -38,7 +38,7 @@ macro_rules! registry {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self.name() {
                     Some(name) => f.pad(name),
-                    None => write!(f, "{}({})", registry!(@unknown $prefix, $name), self.0),
+                    None => write!(f, "{}({})", stringify!($name), self.0),
                 }
             }
         }
@@ -51,7 +51,6 @@ macro_rules! registry {
     };
     (@name $prefix:literal, $constant:ident, $iana:literal) => { $iana };
     (@name $prefix:literal, $constant:ident) => { concat!($prefix, stringify!($constant)) };
-    (@unknown $prefix:literal, $name:ident) => { stringify!($name) };
 }
 
 registry! {

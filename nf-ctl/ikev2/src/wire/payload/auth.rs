@@ -68,3 +68,26 @@ impl DigitalSignature<'_> {
         Ok(Auth::new(AuthMethod::DIGITAL_SIGNATURE, data))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_is_not_printed() {
+        let auth = Auth::new(AuthMethod::SHARED_KEY, vec![0xab; 32]);
+        assert_eq!(format!("{auth:?}"), "Auth { method: Shared Key Message Integrity Code, octets: 32 }");
+    }
+
+    #[test]
+    fn a_signature_names_its_algorithm_or_is_refused() {
+        let signature = DigitalSignature { algorithm: &[0x30, 0], signature: &[1, 2, 3] };
+        let auth = signature.to_auth().unwrap();
+        assert_eq!(auth.digital_signature(), Ok(signature));
+        let short = Auth::new(AuthMethod::DIGITAL_SIGNATURE, vec![3, 0x30, 0]);
+        let error = short.digital_signature().unwrap_err().to_string();
+        assert_eq!(error, "payload AUTH: 3 more octets are needed where 2 are left");
+        let long = DigitalSignature { algorithm: &[0; 256], signature: &[] };
+        assert!(long.to_auth().is_err());
+    }
+}

@@ -72,3 +72,23 @@ impl fmt::Display for Id<'_> {
         self.data.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_printed_by_their_kind_and_harmlessly() {
+        for (kind, data, printed) in [
+            (IdType::FQDN, &b"hub.example"[..], "hub.example"),
+            (IdType::RFC822_ADDR, b"ops@\x1b[31mhub", r"ops@\x1b[31mhub"),
+            (IdType::IPV4_ADDR, &[10, 10, 1, 2], "10.10.1.2"),
+            (IdType::IPV4_ADDR, &[10, 10, 1], "ID_IPV4_ADDR:0a0a01"),
+            (IdType::IPV6_ADDR, &[0xfe; 16], "fefe:fefe:fefe:fefe:fefe:fefe:fefe:fefe"),
+            (IdType::KEY_ID, &[0xab, 0xcd], "ID_KEY_ID:abcd"),
+            (IdType(201), &[], "IdType(201):"),
+        ] {
+            assert_eq!(Id::new(kind, data).to_string(), printed);
+        }
+    }
+}

@@ -200,3 +200,25 @@ fn address_range(reader: &mut Reader<'_>, kind: TsType) -> Result<AddressRange, 
     }
     Ok(range)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(address: &str, bits: u8) -> Option<String> {
+        AddressRange::prefix(address.parse().unwrap(), bits).map(|range| range.to_string())
+    }
+
+    #[test]
+    fn prefixes_are_ranges() {
+        assert_eq!(prefix("10.1.2.3", 0).as_deref(), Some("0.0.0.0-255.255.255.255"));
+        assert_eq!(prefix("10.1.2.3", 23).as_deref(), Some("10.1.2.0-10.1.3.255"));
+        assert_eq!(prefix("10.1.2.3", 32).as_deref(), Some("10.1.2.3"));
+        assert_eq!(prefix("10.1.2.3", 33), None);
+        let all = "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        assert_eq!(prefix("2001:db8::1", 0).as_deref(), Some(all));
+        assert_eq!(prefix("2001:db8::1", 127).as_deref(), Some("2001:db8::-2001:db8::1"));
+        assert_eq!(prefix("2001:db8::1", 128).as_deref(), Some("2001:db8::1"));
+        assert_eq!(prefix("2001:db8::1", 129), None);
+    }
+}

@@ -1,0 +1,414 @@
+//! Hooks: what an operator wants done when something happens, as one scripts it with EEM on IOS.
+//!
+//! An intermittent fault needs evidence from the moment in which it shows. A [`Hook`] names events, how many of them within
+//! which time, and actions: a snapshot, a command, a webhook, a message to syslog. Hooks are a subscriber like any
+//! other, on threads of their own: an action that hangs holds up neither a core nor the control thread, only later
+//! actions, and those for a bounded time.
+
+mod action;
+mod rule;
+mod snapshot;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde::{Deserialize, Serialize};
+
+pub use rule::{Actions, Hook, Subject, Trigger};
+pub use snapshot::{SnapshotConfig, Sources};
+
+use crate::control::proto::{EventKind, EventReport};
+use crate::control::subscribers::{Next, Subscription};
+use crate::notify::{Notice, Severity, Sink, Syslog};
+use crate::types::Nanos;
+use rule::Window;
+
+/// Runs that are remembered.
+const HISTORY: usize = 256;
+/// Runs that may wait for those before them.
+const QUEUE_LENGTH: usize = 16;
+/// How often the threads look whether they are to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A hook, as `nf-ctl event list` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HookReport {
+    /// Its name.
+    pub name: String,
+    /// Its trigger.
+    pub on: String,
+    /// Whose events; empty for all.
+    pub subject: String,
+    /// So many, within the period.
+    pub count: u64,
+    /// Seconds.
+    pub period_s: u64,
+    /// Seconds.
+    pub cool_down_s: u64,
+    /// What it does.
+    pub actions: Vec<String>,
+    /// How often it ran, tests included.
+    pub runs: u64,
+}
+
+/// What a hook did once.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HookRun {
+    /// Its number.
+    pub run: u64,
+    /// The hook.
+    pub hook: String,
+    /// Whether it was a test.
+    pub test: bool,
+    /// The event that it ran for.
+    pub event: EventReport,
+    /// Its actions that are done, in order.
+    pub actions: Vec<ActionReport>,
+    /// Whether it has ended.
+    pub done: bool,
+}
+
+/// How an action went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ActionReport {
+    /// Which.
+    pub action: String,
+    /// Whether it did what it should.
+    pub ok: bool,
+    /// What there is to say of it.
+    pub note: String,
+}
+
+/// A test that was begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HookStarted {
+    /// The run's number, to be found in the history.
+    pub run: u64,
+}
+
+/// A hook that can't be tested.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HookError {
+    /// There is none of that name.
+    #[error("there is no hook `{0}`; `nf-ctl event list` shows those of nf.toml")]
+    NoSuchHook(String),
+    /// Too many runs wait.
+    #[error("{QUEUE_LENGTH} runs of hooks wait for those before them: look at `nf-ctl event history`, then try again")]
+    Busy,
+    /// Nothing runs hooks.
+    #[error("hooks don't run here: only `nf-core run` has them run")]
+    NotRunning,
+}
+
+/// A run that is to be done.
+struct Job {
+    run: u64,
+    hook: usize,
+    event: EventReport,
+}
+
+/// The hooks, shared by the control thread, which reports on them, and the threads that run them.
+pub struct Hooks {
+    hooks: Vec<Hook>,
+    runs: Vec<AtomicU64>,
+    next_run: AtomicU64,
+    history: Mutex<VecDeque<HookRun>>,
+    jobs: (Sender<Job>, Receiver<Job>),
+    running: AtomicBool,
+}
+
+impl Hooks {
+    /// Hooks that don't run yet.
+    pub fn new(hooks: Vec<Hook>) -> Arc<Hooks> {
+        Arc::new(Hooks {
+            runs: hooks.iter().map(|_| AtomicU64::new(0)).collect(),
+            hooks,
+            next_run: AtomicU64::new(1),
+            history: Mutex::new(VecDeque::new()),
+            jobs: bounded(QUEUE_LENGTH),
+            running: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.hooks.is_empty()
+    }
+
+    /// Whether one of them takes snapshots.
+    pub fn take_snapshots(&self) -> bool {
+        self.hooks.iter().any(|hook| hook.actions.snapshot)
+    }
+
+    /// The kinds of events that they need.
+    pub fn kinds(&self) -> Vec<EventKind> {
+        let kind = |hook: &Hook| match hook.on {
+            Trigger::InvalidSpi | Trigger::Stuck => EventKind::InvalidSpi,
+            Trigger::Replay => EventKind::SaReplay,
+            Trigger::AuthFailure => EventKind::SaAuthFailure,
+            Trigger::Lifetime => EventKind::SaLifetime,
+            Trigger::RecoveryFailed => EventKind::RecoveryFailed,
+        };
+        self.hooks.iter().map(kind).collect()
+    }
+
+    /// All hooks, for display.
+    pub fn report(&self) -> Vec<HookReport> {
+        let report = |(hook, runs): (&Hook, &AtomicU64)| HookReport {
+            name: hook.name.clone(),
+            on: hook.on.to_string(),
+            subject: hook.subject.to_string(),
+            count: hook.count,
+            period_s: hook.period / Nanos::SECOND,
+            cool_down_s: hook.cool_down / Nanos::SECOND,
+            actions: hook.actions.names(),
+            runs: runs.load(Ordering::Relaxed),
+        };
+        self.hooks.iter().zip(&self.runs).map(report).collect()
+    }
+
+    /// What they did, the latest first.
+    pub fn history(&self, limit: usize) -> Vec<HookRun> {
+        self.lock().iter().rev().take(limit).cloned().collect()
+    }
+
+    /// Has a hook do what it does, for an event that is made up.
+    pub fn test(&self, name: &str, now: Nanos) -> Result<HookStarted, HookError> {
+        if !self.running.load(Ordering::Relaxed) {
+            return Err(HookError::NotRunning);
+        }
+        let place = self.hooks.iter().position(|hook| hook.name == name);
+        let found = place.and_then(|place| Some((place, self.hooks.get(place)?)));
+        let (place, hook) = found.ok_or_else(|| HookError::NoSuchHook(name.to_owned()))?;
+        self.start(place, rule::made_up(hook.on, now), true).map(|run| HookStarted { run })
+    }
+
+    /// Puts a run into the queue.
+    fn start(&self, hook: usize, event: EventReport, test: bool) -> Result<u64, HookError> {
+        let run = self.next_run.fetch_add(1, Ordering::Relaxed);
+        let name = self.hooks.get(hook).map(|hook| hook.name.clone()).unwrap_or_default();
+        let queued = self.jobs.0.try_send(Job { run, hook, event: event.clone() }).is_ok();
+        if let Some(runs) = self.runs.get(hook).filter(|_| queued) {
+            runs.fetch_add(1, Ordering::Relaxed);
+        }
+        let skipped = || ActionReport { action: "none".to_owned(), ok: false, note: HookError::Busy.to_string() };
+        let actions = if queued { Vec::new() } else { vec![skipped()] };
+        let mut history = self.lock();
+        if history.len() >= HISTORY {
+            history.pop_front();
+        }
+        history.push_back(HookRun { run, hook: name, test, event, actions, done: !queued });
+        if queued { Ok(run) } else { Err(HookError::Busy) }
+    }
+
+    fn note(&self, run: u64, change: impl FnOnce(&mut HookRun)) {
+        // It may be among the latest only: runs are done in order.
+        if let Some(found) = self.lock().iter_mut().rev().find(|found| found.run == run) {
+            change(found);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<HookRun>> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What hooks need beside events.
+pub struct Means {
+    /// Where snapshots go.
+    pub snapshots: SnapshotConfig,
+    /// Whom to ask for them.
+    pub sources: Sources,
+    /// Where messages go.
+    pub syslog: Option<Syslog>,
+}
+
+/// The threads that run hooks. Dropping it ends them, and kills a command that is under way.
+pub struct Runner {
+    hooks: Arc<Hooks>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Runner {
+    /// Starts to run hooks for the events of a subscription.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn start(hooks: Arc<Hooks>, events: Subscription, means: Means) -> std::io::Result<Runner> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut runner = Runner { hooks: Arc::clone(&hooks), stop: Arc::clone(&stop), threads: Vec::new() };
+        let watch = {
+            let (hooks, stop) = (Arc::clone(&hooks), Arc::clone(&stop));
+            Builder::new().name("nf-hooks".to_owned()).spawn(move || watch(&hooks, &events, &stop))?
+        };
+        runner.threads.push(watch);
+        let act = Builder::new().name("nf-hook-run".to_owned()).spawn(move || act(&hooks, means, &stop))?;
+        runner.threads.push(act);
+        runner.hooks.running.store(true, Ordering::Relaxed);
+        Ok(runner)
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.hooks.running.store(false, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Holds each event against each hook.
+fn watch(hooks: &Hooks, events: &Subscription, stop: &AtomicBool) {
+    let mut windows: Vec<Window> = hooks.hooks.iter().map(|_| Window::default()).collect();
+    while !stop.load(Ordering::Relaxed) {
+        let event = match events.next(LOOK) {
+            Next::Event(event) => event,
+            Next::Nothing => continue,
+            Next::End => return,
+        };
+        for (place, (hook, window)) in hooks.hooks.iter().zip(&mut windows).enumerate() {
+            if window.offer(hook, &event)
+                && let Err(error) = hooks.start(place, event.clone(), false)
+            {
+                tracing::warn!(hook = hook.name, %error, "a hook could not run");
+            }
+        }
+    }
+}
+
+/// Does one run after the other.
+fn act(hooks: &Hooks, mut means: Means, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let job = match hooks.jobs.1.recv_timeout(LOOK) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if let Some(hook) = hooks.hooks.get(job.hook) {
+            carry_out(hooks, hook, &job, &mut means, stop);
+        }
+        hooks.note(job.run, |run| run.done = true);
+    }
+}
+
+fn carry_out(hooks: &Hooks, hook: &Hook, job: &Job, means: &mut Means, stop: &AtomicBool) {
+    let report = |action: &str, outcome: Result<String, String>| {
+        let ok = outcome.is_ok();
+        let (Ok(note) | Err(note)) = outcome;
+        if ok {
+            tracing::info!(hook = hook.name, action, note, "a hook has run");
+        } else {
+            tracing::warn!(hook = hook.name, action, note, "a hook's action has failed");
+        }
+        hooks.note(job.run, |run| run.actions.push(ActionReport { action: action.to_owned(), ok, note }));
+    };
+    let actions = &hook.actions;
+    let mut snapshot = None;
+    if actions.snapshot {
+        let taken = snapshot::take(&means.snapshots, &means.sources, &hook.name, job.run, &job.event);
+        report("snapshot", taken.clone().map(|path| path.display().to_string()));
+        snapshot = taken.ok();
+    }
+    if actions.syslog {
+        let outcome = match &mut means.syslog {
+            Some(syslog) => {
+                let event = serde_json::to_string(&job.event).unwrap_or_default();
+                let line = format!("%NF-4-EVENT: hook {}: {event}", hook.name);
+                syslog.emit(&Notice { severity: Severity::Warning, mnemonic: "EVENT", line, about: None });
+                Ok("handed over".to_owned())
+            }
+            None => Err("[notify] syslog names no target".to_owned()),
+        };
+        report("syslog", outcome);
+    }
+    if let Some(url) = &actions.webhook {
+        report("webhook", action::post(hook, url, &job.event));
+    }
+    if !actions.command.is_empty() {
+        report("command", action::run_command(hook, &job.event, snapshot.as_deref(), stop));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::subscribers::Subscribers;
+
+    fn hook(name: &str, command: &[&str]) -> Hook {
+        Hook {
+            name: name.to_owned(),
+            on: Trigger::Replay,
+            subject: Subject::default(),
+            count: 1,
+            period: Nanos::SECOND,
+            cool_down: 0,
+            actions: Actions {
+                snapshot: false,
+                command: command.iter().map(|part| (*part).to_owned()).collect(),
+                webhook: None,
+                syslog: false,
+                timeout: Duration::from_secs(30),
+            },
+        }
+    }
+
+    fn means() -> Means {
+        let sources = Sources { socket: "/nonexistent".into(), agent: "/nonexistent".into() };
+        Means { snapshots: SnapshotConfig::default(), sources, syslog: None }
+    }
+
+    /// Waits, bounded, for something that other threads do.
+    fn wait(what: &str, done: impl Fn() -> bool) {
+        for _ in 0..3000 {
+            if done() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        unreachable!("waited in vain for {what}");
+    }
+
+    #[test]
+    fn an_event_has_its_hook_run_and_the_history_tells() {
+        let hooks = Hooks::new(vec![hook("good", &["/bin/true"]), hook("bad", &["/bin/false"])]);
+        let mut subscribers = Subscribers::default();
+        assert_eq!(hooks.test("good", Nanos(1)), Err(HookError::NotRunning));
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(hooks.kinds()), means()).unwrap();
+        subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(1)));
+        subscribers.publish(&rule::made_up(Trigger::Lifetime, Nanos(1)));
+        let done = |runs| hooks.history(10).iter().filter(|run| run.done).count() == runs;
+        wait("both hooks", || done(2));
+        assert_eq!(hooks.test("ugly", Nanos(1)), Err(HookError::NoSuchHook("ugly".to_owned())));
+        assert_eq!(hooks.test("good", Nanos(9)), Ok(HookStarted { run: 3 }));
+        wait("the test", || done(3));
+        let history = hooks.history(10);
+        let told: Vec<(&str, bool, bool)> =
+            history.iter().map(|run| (run.hook.as_str(), run.test, run.actions[0].ok)).collect();
+        assert_eq!(told, [("good", true, true), ("bad", false, false), ("good", false, true)]);
+        assert_eq!(hooks.report().iter().map(|hook| hook.runs).collect::<Vec<_>>(), [2, 1]);
+        drop(runner);
+        assert_eq!(hooks.test("good", Nanos(1)), Err(HookError::NotRunning));
+    }
+
+    #[test]
+    fn an_action_that_hangs_holds_up_nobody() {
+        let hooks = Hooks::new(vec![hook("hangs", &["/bin/sleep", "1000"])]);
+        let mut subscribers = Subscribers::default();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(hooks.kinds()), means()).unwrap();
+        for at in 0..1000 {
+            subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(at)));
+        }
+        wait("the history to fill", || hooks.history(HISTORY).len() == HISTORY);
+        let skipped = hooks.history(HISTORY);
+        assert!(skipped.iter().any(|run| run.done && run.actions[0].note.contains("wait for those before them")));
+        // The command is killed, and what waits is not begun.
+        drop(runner);
+    }
+}
