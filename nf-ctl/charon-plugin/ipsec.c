@@ -49,7 +49,7 @@ struct entry_t {
 	u_int serial;
 };
 
-/** The end of an SA's life, or the time to rekey it. */
+/** The end of an SA's time, or the time to rekey it. Octets and packets are counted by nf-core. */
 struct expiry_t {
 	private_ipsec_t *ipsec;
 	uint32_t spi;
@@ -426,7 +426,8 @@ static void replace_lost(private_ipsec_t *this)
 /** An event of nf-core's. */
 static void handle(private_ipsec_t *this, json_object *event)
 {
-	json_object *kind, *number, *address;
+	json_object *kind, *number, *address, *limit;
+	bool ours;
 	entry_t *entry;
 	uint32_t spi;
 	host_t *dst;
@@ -436,10 +437,20 @@ static void handle(private_ipsec_t *this, json_object *event)
 	{
 		return;
 	}
+	spi = htonl(json_object_get_int64(number));
 	dst = host_create_from_string((char*)json_object_get_string(address), 0);
-	if (dst && streq(json_object_get_string(kind), "sa-reservation-expired"))
+	if (dst && streq(json_object_get_string(kind), "sa-lifetime") && json_object_object_get_ex(event, "limit", &limit))
 	{
-		spi = htonl(json_object_get_int64(number));
+		this->mutex->lock(this->mutex);
+		ours = noted(this, spi, dst) != NULL;
+		this->mutex->unlock(this->mutex);
+		if (ours)
+		{
+			charon->kernel->expire(charon->kernel, IPPROTO_ESP, spi, dst, streq(json_object_get_string(limit), "hard"));
+		}
+	}
+	else if (dst && streq(json_object_get_string(kind), "sa-reservation-expired"))
+	{
 		this->mutex->lock(this->mutex);
 		entry = noted(this, spi, dst);
 		if (entry && !entry->installed)
@@ -455,7 +466,7 @@ static void handle(private_ipsec_t *this, json_object *event)
 /** Watches nf-core, from one end of a connection to the next. */
 static job_requeue_t watch(private_ipsec_t *this)
 {
-	chunk_t subscribe = chunk_from_str("{\"op\":\"subscribe\",\"kinds\":[\"sa-reservation-expired\"]}");
+	chunk_t subscribe = chunk_from_str("{\"op\":\"subscribe\",\"kinds\":[\"sa-lifetime\",\"sa-reservation-expired\"]}");
 	json_object *line, *event;
 
 	if (this->events->call(this->events, subscribe, "tell of events", NULL) != CONTROL_OK)

@@ -6,6 +6,9 @@
 #define MIN_WINDOW 32
 #define MAX_WINDOW 65536
 
+/** Seconds by which an SA outlives charon's own timer for it: it ends in nf-core alone if charon was killed. */
+#define ORPHAN 60
+
 /** Room for everything but selectors: the longest keys take 64 and 128 hex digits, addresses 45 characters each. */
 #define ROOM 1024
 /** Room for a selector, with its quotes and comma. */
@@ -83,6 +86,37 @@ static uint32_t window(uint32_t packets)
 	return packets ? max(MIN_WINDOW, min(MAX_WINDOW, packets)) : 0;
 }
 
+/** Limits on octets and packets. The seconds are charon's, but for the end of all. */
+static void put_limits(writer_t *writer, lifetime_cfg_t *lifetime)
+{
+	uint64_t seconds = lifetime->time.life;
+
+	put(writer, ",\"lifetime\":{\"soft\":{");
+	if (lifetime->bytes.rekey)
+	{
+		put(writer, "\"bytes\":%llu%s", (unsigned long long)lifetime->bytes.rekey, lifetime->packets.rekey ? "," : "");
+	}
+	if (lifetime->packets.rekey)
+	{
+		put(writer, "\"packets\":%llu", (unsigned long long)lifetime->packets.rekey);
+	}
+	put(writer, "},\"hard\":{");
+	if (lifetime->bytes.life)
+	{
+		put(writer, "\"bytes\":%llu%s", (unsigned long long)lifetime->bytes.life,
+			lifetime->packets.life || seconds ? "," : "");
+	}
+	if (lifetime->packets.life)
+	{
+		put(writer, "\"packets\":%llu%s", (unsigned long long)lifetime->packets.life, seconds ? "," : "");
+	}
+	if (seconds)
+	{
+		put(writer, "\"seconds\":%llu", (unsigned long long)seconds + ORPHAN);
+	}
+	put(writer, "}}");
+}
+
 static bool put_selectors(writer_t *writer, const char *name, linked_list_t *list)
 {
 	enumerator_t *enumerator;
@@ -158,6 +192,7 @@ bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, chunk_t *
 		put(&writer, ",\"auth\":\"%s\"", auth);
 		put_hex(&writer, "auth_key", data->int_key);
 	}
+	put_limits(&writer, data->lifetime);
 	put(&writer, ",\"esn\":%s,\"replay_window\":%u,\"encap\":\"%s\",\"selectors\":{", data->esn ? "true" : "false",
 		window(data->replay_window), data->encap ? "udp" : "none");
 	if (put_selectors(&writer, "src", data->src_ts))

@@ -84,6 +84,11 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
+    /// Mirror SAs that an IKE daemon negotiates into nf-core. Runs until it is ended, and outlives nf-core.
+    Mirror {
+        #[command(subcommand)]
+        source: MirrorSource,
+    },
     /// List and test the hooks of nf.toml (`[[event]]`), and show what they have done.
     Event {
         #[command(subcommand)]
@@ -93,6 +98,19 @@ pub(crate) enum Command {
     Plugin {
         #[command(subcommand)]
         command: PluginCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum MirrorSource {
+    /// From the kernel's XFRM, whichever daemon installs them there: inbound SAs of ESP. Needs CAP_NET_ADMIN.
+    Xfrm {
+        /// An address whose SAs are inbound; may be given several times. Without any: every address of this host.
+        #[arg(long, value_name = "ADDRESS")]
+        local: Vec<IpAddr>,
+        /// Seconds between two comparisons of everything: reserved SPIs are seen only then.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        resync: u64,
     },
 }
 

@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use nf_core::control::client::{Client, ClientError};
@@ -21,8 +22,9 @@ use nf_core::control::proto::Request;
 use nf_core::sa::spec::FieldError;
 use nf_ctl::agent::daemon::{self, AgentError};
 use nf_ctl::agent::proto;
+use nf_ctl::xfrm::{self, MirrorError};
 
-use args::{Cli, Command, PluginCommand};
+use args::{Cli, Command, MirrorSource, PluginCommand};
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,9 @@ enum Error {
     /// A file can't be used.
     #[error("{0}")]
     File(String),
+    /// The kernel can't be listened to.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
     /// A hook's test went wrong.
     #[error("{failed} of the hook's actions failed\n{}", text.trim_end())]
     HookFailed {
@@ -63,14 +68,14 @@ enum Error {
 }
 
 impl Error {
-    /// 1: refused by the daemon, or the agent can't run. 2: the command line is wrong. 3: no daemon, or a file that can't be
-    /// read.
+    /// 1: refused by the daemon, or the agent can't run. 2: the command line is wrong. 3: no daemon, or a file or the
+    /// kernel that can't be read.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Error::Agent(_) | Error::HookFailed { .. } => 1,
             Error::Client(ClientError::Refused(_)) | Error::Partly { error: ClientError::Refused(_), .. } => 1,
             Error::Usage(_) | Error::Field(_) => 2,
-            Error::Client(_) | Error::File(_) | Error::Partly { .. } => 3,
+            Error::Client(_) | Error::File(_) | Error::Mirror(_) | Error::Partly { .. } => 3,
         })
     }
 }
@@ -101,10 +106,8 @@ fn output(args: Vec<OsString>) -> Result<String, Error> {
     let (args, pipe) = pipe::split(args)?;
     args::refuse_keys(&args)?;
     let cli = Cli::parse_from(args);
-    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. }) {
-        return Err(Error::Usage(
-            "monitor has no end to filter up to: name the kinds of events, or use grep".to_owned(),
-        ));
+    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. } | Command::Mirror { .. }) {
+        return Err(Error::Usage("this command has no end to filter up to: use grep".to_owned()));
     }
     if pipe.is_some() && cli.json {
         return Err(Error::Usage("--json is for programs: leave out the filter, or --json".to_owned()));
@@ -128,6 +131,12 @@ fn run(cli: &Cli) -> Result<String, Error> {
         Command::Plugin { command } => plugin(cli, command),
         // It prints as it goes.
         Command::Monitor { kinds, count } => monitor::run(cli, kinds, *count).map(|()| String::new()),
+        Command::Mirror { source: MirrorSource::Xfrm { local, resync } } => {
+            // A line that nobody reads is no reason to end.
+            let mut log = |line: &str| drop(print(std::io::stderr().lock(), &format!("nf-ctl: {line}\n")));
+            let ended = xfrm::run(&cli.socket, local.clone(), Duration::from_secs(*resync), &mut log);
+            ended.map(|never| match never {}).map_err(Error::from)
+        }
     }
 }
 

@@ -80,10 +80,8 @@ pub struct Connection {
     pub start_action: String,
     /// Seconds until the IKE SA is rekeyed; 0 for never.
     pub rekey_s: u32,
-    /// Seconds until the CHILD_SA is rekeyed; 0 for never.
-    pub child_rekey_s: u32,
-    /// Packets until the CHILD_SA is rekeyed; 0 for never.
-    pub child_rekey_packets: u32,
+    /// Lines about the CHILD_SA's lifetime.
+    pub child_limits: String,
     /// More lines for the connection, such as `childless = force`.
     pub more: String,
     /// More lines for its child.
@@ -112,8 +110,7 @@ impl Connection {
             close_action: "none".to_owned(),
             start_action: "none".to_owned(),
             rekey_s: 0,
-            child_rekey_s: 0,
-            child_rekey_packets: 0,
+            child_limits: "rekey_time = 0s".to_owned(),
             more: String::new(),
             child_more: String::new(),
         }
@@ -159,8 +156,7 @@ impl Connection {
  dpd_action = {dpd_action}
  close_action = {close_action}
  start_action = {start_action}
- rekey_time = {child_rekey}s
- rekey_packets = {child_packets}
+ {limits}
  {child_more}
  }} }}
 }} }}
@@ -182,8 +178,7 @@ impl Connection {
             dpd_action = self.dpd_action,
             close_action = self.close_action,
             start_action = self.start_action,
-            child_rekey = self.child_rekey_s,
-            child_packets = self.child_rekey_packets,
+            limits = self.child_limits,
             child_more = self.child_more,
         )
         .unwrap();
