@@ -74,6 +74,11 @@ impl Lab {
         Lab { dir: tempfile::tempdir().unwrap(), peer, head, inside }
     }
 
+    /// The place of a file of a test's own.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// A charon at the peer.
     pub fn peer_charon(&self) -> Charon {
         Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec)
