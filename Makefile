@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench-recovery charon-plugin fuzz deps build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-recovery loom charon-plugin fuzz deps build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -11,6 +11,15 @@ test: deps lint doc   ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	scripts/test-as-root.sh
+
+loom:                 ## every interleaving of the shared replay window
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p nf-core --no-default-features --test replay_loom --target-dir target/loom
+
+bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/benchmarks.md
+	scripts/bench.sh
+
+bench-quick: deps     ## a part of it, in under two minutes
+	scripts/bench.sh --quick
 
 throughput: build     ## the highest rate without loss, by frame size, over virtual ports (minutes)
 	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg

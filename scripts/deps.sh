@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that building and testing need, and only those that are missing.
+# Installs the Debian packages that building and testing need, and those that are named, as far as they are missing.
+# Usage: deps.sh [PACKAGE..]
 set -eu
 
 packages="gcc libc6-dev pkg-config libdpdk-dev libclang-dev libipsec-mb-dev libpcap-dev iproute2"
@@ -10,6 +11,9 @@ packages="$packages iputils-ping tcpdump strongswan-charon strongswan-swanctl st
 	libstrongswan-extra-plugins libcharon-extra-plugins"
 # charon's plugin.
 packages="$packages libjson-c-dev make bzip2"
+
+# What only some tasks need, named by their scripts.
+packages="$packages $*"
 
 missing=""
 for package in $packages; do
