@@ -22,6 +22,7 @@ use nf_core::notify::{Class, FlowReport, NotifyReport};
 use nf_core::sa::inbound::SaTotals;
 use nf_core::sa::lifetime::{Lifetime, Limit, Unit};
 use nf_core::sa::spec::{SaSpec, SelectorSpec};
+use nf_core::stage::{RuntimeReport, Stage, StageCounters};
 use nf_core::types::Spi;
 use nf_ctl::agent::proto as agent;
 
@@ -147,6 +148,7 @@ impl Handler for Desk {
             Request::CoreCounters {} => {
                 Response::ok(self.cores.iter().map(|core| core.snapshot().report()).collect::<Vec<_>>())
             }
+            Request::Runtime {} => Response::ok([runtime()]),
             Request::SaAdd { sa } => done(self.add(&sa)),
             Request::SaDel { sa } => done(self.find(sa).map(|place| drop(self.sas.remove(place)))),
             Request::SaList {} => Response::ok(&self.sas),
@@ -172,6 +174,18 @@ impl Handler for Desk {
         };
         response.into()
     }
+}
+
+fn runtime() -> RuntimeReport {
+    let stages = StageCounters::default();
+    for _ in 0..1000 {
+        stages.add(Stage::Receive, 40, 2_400);
+        stages.add(Stage::Parse, 40, 640);
+        stages.add(Stage::Open, 38, 6_400);
+        stages.empty_poll(60);
+        stages.busy_poll();
+    }
+    stages.report()
 }
 
 fn events() -> Vec<EventReport> {
