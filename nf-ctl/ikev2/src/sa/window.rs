@@ -66,7 +66,7 @@ impl Outstanding {
 }
 
 /// A peer that we say goodbye to need not answer: the IKE SA ends anyway.
-const FAREWELL_TRIES: u32 = 3;
+const FAREWELL_TRIES: u32 = 4;
 
 /// The peer's requests.
 #[derive(Default)]
