@@ -2,33 +2,46 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench-recovery charon-plugin fuzz deps build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-recovery loom charon-plugin fuzz deps deps-test build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
 
-test: deps lint doc   ## every test there is
+test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+	$(MAKE) loom
 	scripts/test-as-root.sh
+
+loom:                 ## every interleaving of the shared replay window
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p nf-core --no-default-features --test replay_loom --target-dir target/loom
+
+bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/benchmarks.md
+	scripts/bench.sh
+
+bench-quick: deps     ## a part of it, in under two minutes
+	scripts/bench.sh --quick
 
 throughput: build     ## the highest rate without loss, by frame size, over virtual ports (minutes)
 	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg
 
-bench-recovery: deps  ## how long a black hole lasts (root, minutes)
+bench-recovery: deps-test ## how long a black hole lasts (root, minutes)
 	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
 
 build: deps           ## the three programs, optimised
 	$(CARGO) build --release --workspace
 
-charon-plugin: deps   ## the plugin by which strongSwan's charon installs its SAs into nf-core
+charon-plugin: deps-test ## the plugin by which strongSwan's charon installs its SAs into nf-core
 	scripts/charon-plugin.sh
 
 fuzz:                 ## every fuzz target for a minute (needs cargo-fuzz)
 	scripts/fuzz.sh
 
-deps:                 ## install the Debian packages that are missing
+deps:                 ## install the Debian packages that building needs
 	scripts/deps.sh
+
+deps-test:            ## and those that testing needs
+	scripts/deps-test.sh
 
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

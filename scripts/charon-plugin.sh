@@ -17,7 +17,7 @@ fail() {
 
 # What a headers' configuration depends on is the upstream version; Debian's patches change no header.
 version=$(dpkg-query -W -f '${source:Upstream-Version}' libstrongswan 2>/dev/null) ||
-	fail "libstrongswan isn't installed; run: make deps"
+	fail "libstrongswan isn't installed; run: make deps-test"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 tree=$out/strongswan-$version

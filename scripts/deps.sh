@@ -1,15 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages that building and testing need, and only those that are missing.
+# Installs the Debian packages that building needs, and those that are named, as far as they are missing.
+# Usage: deps.sh [PACKAGE..]
 set -eu
 
-packages="gcc libc6-dev pkg-config libdpdk-dev libclang-dev libipsec-mb-dev libpcap-dev iproute2"
-# What docs/pktgen.md has commands of, and what its scripts are checked with.
-packages="$packages dpdk lua5.4"
-# Peers and eyes for the tests in network namespaces.
-packages="$packages iputils-ping tcpdump strongswan-charon strongswan-swanctl strongswan-pki libstrongswan-standard-plugins
-	libstrongswan-extra-plugins libcharon-extra-plugins"
-# charon's plugin.
-packages="$packages libjson-c-dev make bzip2"
+packages="gcc libc6-dev pkg-config libdpdk-dev libclang-dev libipsec-mb-dev libpcap-dev $*"
 
 missing=""
 for package in $packages; do
@@ -44,12 +38,3 @@ install 2>/dev/null || {
 	$sudo apt-get update -qq
 	install
 }
-
-# strongswan-charon brings a service that holds UDP 500 and 4500 of this machine. The tests start daemons of their own.
-case "$missing" in
-*strongswan-charon*)
-	if [ -d /run/systemd/system ]; then
-		$sudo systemctl disable --quiet --now strongswan-starter
-	fi
-	;;
-esac

@@ -1,20 +1,24 @@
 //! Where a received packet goes: ESP to us on to its gate, the host's own traffic to the exception port.
 
+use std::net::IpAddr;
+
 use crate::batch::Batch;
 use crate::config::PortRole;
 use crate::core::CoreCx;
 use crate::counters::Consumed;
 use crate::drop::DropReason;
 use crate::lanes::{Lane, Lanes};
+use crate::net::Net;
 use crate::plugin::Gate;
 use crate::wire::{IpVersion, Kind};
 
 /// Sends each packet on its way, by what it is, where it is for, and which port it came from.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
+    let mut local = LocalMemo { net: core.net, last: None };
     for lane in lanes {
         match core.net.port(batch.packet(lane).port()).map(|port| port.role) {
-            Some(PortRole::Unprotected) => from_unprotected(core, batch, lane),
-            Some(PortRole::Protected) => from_protected(core, batch, lane),
+            Some(PortRole::Unprotected) => from_unprotected(core, &mut local, batch, lane),
+            Some(PortRole::Protected) => from_protected(core, &mut local, batch, lane),
             // The host's stack sends: out to the network with it.
             Some(PortRole::Exception) | None => match core.net.first(PortRole::Unprotected) {
                 Some(port) => batch.transmit(lane, port),
@@ -24,13 +28,33 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     }
 }
 
-fn from_unprotected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane) {
+/// Whether addresses are ours. Most packets of a burst are for the same one.
+struct LocalMemo<'n> {
+    net: &'n Net,
+    last: Option<(IpAddr, bool)>,
+}
+
+impl LocalMemo<'_> {
+    #[inline]
+    fn is_local(&mut self, address: IpAddr) -> bool {
+        match self.last {
+            Some((last, local)) if last == address => local,
+            _ => {
+                let local = self.net.is_local(address);
+                self.last = Some((address, local));
+                local
+            }
+        }
+    }
+}
+
+fn from_unprotected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
-    if headers.kind == Kind::Other {
+    if matches!(headers.kind, Kind::Other) {
         return except(core, batch, lane, DropReason::NotForUs);
     }
-    let for_us = headers.dst(packet.data()).is_some_and(|dst| core.net.is_local(dst));
+    let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
     match headers.kind {
         Kind::Esp | Kind::EspInUdp if for_us => batch.send_to(lane, Gate::EspInput),
         Kind::Fragment if for_us => batch.reassemble(lane),
@@ -43,10 +67,10 @@ fn from_unprotected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane) {
     }
 }
 
-fn from_protected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane) {
+fn from_protected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
-    let for_us = headers.dst(packet.data()).is_some_and(|dst| core.net.is_local(dst));
+    let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
     match headers.kind {
         Kind::Esp | Kind::EspInUdp if for_us => not_enabled(batch, [lane].into_iter().collect()),
         _ => except(core, batch, lane, DropReason::NotForUs),

@@ -23,6 +23,7 @@ use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::larval::{Reservation, Settled};
 use crate::sa::table::{Installed, SaTable};
+use crate::stage::{Stage, StageCounters, Stopwatch};
 use crate::types::{CoreId, Nanos};
 use crate::wire;
 
@@ -76,6 +77,8 @@ pub struct Link {
     pub refused: AtomicU64,
     /// The core's counters.
     pub counters: CoreCounters,
+    /// Where the core's clocks go.
+    pub stages: StageCounters,
 }
 
 impl Default for Link {
@@ -86,6 +89,7 @@ impl Default for Link {
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             counters: CoreCounters::default(),
+            stages: StageCounters::default(),
         }
     }
 }
@@ -106,6 +110,8 @@ pub struct CoreCx<'c> {
     pub events: &'c mut EventSender,
     /// Decides which unknown SPIs are worth an event.
     pub limiter: &'c mut CoreLimiter,
+    /// Takes the time of the pipeline's stages.
+    pub watch: Stopwatch<'c>,
 }
 
 impl CoreCx<'_> {
@@ -158,6 +164,11 @@ impl Core {
     /// The core's counters.
     pub fn counters(&self) -> &CoreCounters {
         &self.link.counters
+    }
+
+    /// The counters of the core's stages, for those that lie outside the pipeline.
+    pub fn stages(&self) -> &StageCounters {
+        &self.link.stages
     }
 
     /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it.
@@ -255,13 +266,16 @@ impl Core {
             counters: &link.counters,
             events: &mut self.events,
             limiter: &mut self.limiter,
+            watch: Stopwatch::start(&link.stages),
         };
 
         let parsed = parse(batch, all);
+        cx.watch.lap(Stage::Parse, all.len());
         let left = match entry {
             Entry::Ingress => {
                 let left = self.gates.run(Gate::Ingress, &mut cx, batch, parsed);
                 classify::process(&mut cx, batch, left);
+                cx.watch.lap(Stage::Classify, left.len());
                 let waiting = batch.take_waiting(Gate::EspInput);
                 self.gates.run(Gate::EspInput, &mut cx, batch, waiting)
             }
@@ -272,6 +286,7 @@ impl Core {
         let waiting = batch.take_waiting(Gate::PostDecap);
         let left = self.gates.run(Gate::PostDecap, &mut cx, batch, waiting);
         forward::process(&mut cx, batch, left);
+        cx.watch.lap(Stage::Forward, left.len());
 
         let waiting = batch.take_waiting(Gate::Egress);
         let left = self.gates.run(Gate::Egress, &mut cx, batch, waiting);
@@ -281,6 +296,7 @@ impl Core {
         if !dropped.is_empty() && self.gates.is_bound(Gate::Drop) {
             self.gates.run(Gate::Drop, &mut cx, batch, dropped);
         }
+        cx.watch.lap(Stage::Account, all.len());
     }
 }
 
@@ -300,6 +316,9 @@ fn parse(batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
 fn book(counters: &CoreCounters, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
     let mut dropped = Lanes::NONE;
     for lane in lanes {
+        if matches!(batch.fate(lane), Fate::Send(_)) {
+            continue;
+        }
         let octets = batch.packet(lane).received_octets() as u64;
         // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
         batch.drop(lane, DropReason::Plugin);

@@ -41,6 +41,24 @@ impl Consumed {
     }
 }
 
+/// A number that one core writes and any reads.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds; only the owning core calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// What has been counted so far.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// Packets and octets, written by one core and read by any.
 #[derive(Debug, Default)]
 pub struct Counter {

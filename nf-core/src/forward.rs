@@ -4,15 +4,18 @@ use crate::batch::Batch;
 use crate::config::PortRole;
 use crate::core::CoreCx;
 use crate::drop::DropReason;
-use crate::lanes::{Lane, Lanes};
+use crate::lanes::Lanes;
+use crate::net::Net;
+use crate::packet::Packet;
 use crate::plugin::Gate;
 use crate::types::PortIndex;
 use crate::wire::{IpVersion, ethernet, ipv4, ipv6};
 
 /// Gives each decapsulated packet its output port's Ethernet header and sends it to the egress gate.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
+    let outputs = Outputs::new(core.net);
     for lane in lanes {
-        match prepare(core, batch, lane) {
+        match prepare(core.net, outputs, batch.packet_mut(lane)) {
             Ok(()) => batch.send_to(lane, Gate::Egress),
             Err(why) => batch.drop(lane, why),
         }
@@ -21,25 +24,39 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
 
 /// Lets packets that have passed the egress gate leave on their ports.
 pub fn transmit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
+    let outputs = Outputs::new(core.net);
     for lane in lanes {
-        match output_port(core, batch, lane) {
+        match outputs.of(batch.packet(lane)) {
             Some(port) => batch.transmit(lane, port),
             None => batch.drop(lane, DropReason::NoRoute),
         }
     }
 }
 
-/// What is for this host goes to its stack where there is a port to it; all else goes to the protected network.
-fn output_port(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane) -> Option<PortIndex> {
-    let for_host = batch.packet(lane).decapsulated().is_some_and(|packet| packet.for_host);
-    let host = if for_host { core.net.first(PortRole::Exception) } else { None };
-    host.or_else(|| core.net.first(PortRole::Protected))
+/// Where packets can go.
+#[derive(Clone, Copy)]
+struct Outputs {
+    host: Option<PortIndex>,
+    protected: Option<PortIndex>,
 }
 
-fn prepare(core: &CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane) -> Result<(), DropReason> {
-    let index = output_port(core, batch, lane).ok_or(DropReason::NoRoute)?;
-    let port = core.net.port(index).ok_or(DropReason::NoRoute)?;
-    let packet = batch.packet_mut(lane);
+impl Outputs {
+    fn new(net: &Net) -> Outputs {
+        Outputs { host: net.first(PortRole::Exception), protected: net.first(PortRole::Protected) }
+    }
+
+    /// What is for this host goes to its stack where there is a port to it; all else goes to the protected network.
+    #[inline]
+    fn of(self, packet: &Packet<'_>) -> Option<PortIndex> {
+        let for_host = packet.decapsulated().is_some_and(|packet| packet.for_host);
+        let host = if for_host { self.host } else { None };
+        host.or(self.protected)
+    }
+}
+
+#[inline]
+fn prepare(net: &Net, outputs: Outputs, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+    let port = outputs.of(packet).and_then(|index| net.port(index)).ok_or(DropReason::NoRoute)?;
     let (received_dst, received_src) = packet.received_macs();
     let decapsulated = packet.decapsulated().ok_or(DropReason::NoRoute)?;
     let (version, for_host) = (decapsulated.inner.version, decapsulated.for_host);

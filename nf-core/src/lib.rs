@@ -21,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod counters;
+mod cpu;
 pub mod crypto;
 pub mod decap;
 pub mod drop;
@@ -38,5 +39,6 @@ pub mod prefix;
 #[cfg(feature = "dpdk")]
 pub mod runtime;
 pub mod sa;
+pub mod stage;
 pub mod types;
 pub mod wire;

@@ -19,6 +19,8 @@ pub struct Packet<'p> {
     macs: Macs,
     /// Set by decapsulation: what came out.
     decapsulated: Option<Decapsulated>,
+    /// Where in the buffer its IP header is.
+    inner_at: usize,
 }
 
 /// Destination and source address of a received Ethernet header.
@@ -60,6 +62,7 @@ impl<'p> Packet<'p> {
             headers: Headers::default(),
             macs: [0; 2 * MacAddr::LEN],
             decapsulated: None,
+            inner_at: 0,
         })
     }
 
@@ -135,6 +138,7 @@ impl<'p> Packet<'p> {
     #[inline]
     pub fn set_decapsulated(&mut self, outcome: Decapsulated) {
         self.decapsulated = Some(outcome);
+        self.inner_at = self.start;
     }
 
     #[inline]
@@ -147,11 +151,12 @@ impl<'p> Packet<'p> {
     /// the inner one with the SPI that it came in on. None for frames without IP.
     pub fn selectors(&self) -> Option<PacketSelectors> {
         if let Some(Decapsulated { spi, inner, .. }) = &self.decapsulated {
+            let packet = self.buffer.get(self.inner_at..)?;
             return Some(PacketSelectors {
-                src: inner.src,
-                dst: inner.dst,
+                src: inner.src(packet)?,
+                dst: inner.dst(packet)?,
                 protocol: inner.protocol,
-                ports: inner.ports,
+                ports: inner.ports(packet),
                 spi: Some(*spi),
             });
         }
@@ -161,7 +166,7 @@ impl<'p> Packet<'p> {
             dst: headers.dst(frame)?,
             protocol: headers.protocol(),
             ports: headers.udp_ports(frame),
-            spi: headers.spi(frame),
+            spi: headers.spi(),
         })
     }
 }

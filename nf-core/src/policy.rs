@@ -15,14 +15,14 @@ pub struct Selectors {
 }
 
 impl Selectors {
-    /// Whether the SA may carry this packet.
+    /// Whether the SA may carry this packet, whose IP header `inner` describes.
     #[inline]
-    pub fn permit(&self, inner: &Inner) -> bool {
-        within(&self.src, inner.src) && within(&self.dst, inner.dst)
+    pub fn permit(&self, packet: &[u8], inner: &Inner) -> bool {
+        within(&self.src, || inner.src(packet)) && within(&self.dst, || inner.dst(packet))
     }
 }
 
 #[inline]
-fn within(list: &[Prefix], address: IpAddr) -> bool {
-    list.is_empty() || list.iter().any(|prefix| prefix.contains(address))
+fn within(list: &[Prefix], address: impl FnOnce() -> Option<IpAddr>) -> bool {
+    list.is_empty() || address().is_some_and(|address| list.iter().any(|prefix| prefix.contains(address)))
 }

@@ -18,7 +18,15 @@ impl Prefix {
     /// Whether an address lies in the network. One of the other IP version never does.
     #[inline]
     pub fn contains(self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4() && bits(self.address) ^ bits(address) & self.mask() == 0
+        match (self.address, address) {
+            // Shorter numbers, and the usual case.
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let mask = u32::MAX.checked_shl(u32::from(32 - self.len.min(32))).unwrap_or(0);
+                (own.to_bits() ^ other.to_bits()) & mask == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()) & self.mask() == 0,
+            _ => false,
+        }
     }
 
     /// The network of all addresses of IPv4 or IPv6.

@@ -5,8 +5,11 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::Nf;
+use nf_core::control::proto::{EventKind, EventReport};
+use nf_core::control::subscribers::Next;
 use nf_core::notify::{Class, FanOut, Notice, Sink};
 use nf_core::types::{Nanos, Spi};
 use nf_core::wire::ipv4;
@@ -56,6 +59,11 @@ fn a_flood_of_unknown_spis_stays_within_its_limits() {
         format!("[notify]\nbudget_per_min = {BUDGET}\nmax_flows = {MAX_FLOWS}\n[[local]]\naddress = \"10.10.1.2\"\n");
     let mut nf = Nf::with_sinks(&config, sinks);
 
+    // A subscriber that reads as fast as it can, and one that doesn't read at all.
+    let (_, events) = nf.controller.subscribe(vec![EventKind::InvalidSpi]);
+    let (_, asleep) = nf.controller.subscribe(Vec::new());
+    let (mut published, mut of_stuck) = (0u64, Vec::new());
+
     // 10,000 packets a second for 100 seconds; in each second one of a peer that is stuck.
     let mut random = Random(1);
     let stuck = esp(0x0A01_0101, 0xB761_863E);
@@ -70,6 +78,12 @@ fn a_flood_of_unknown_spis_stays_within_its_limits() {
         sent += frames.len() as u64;
         nf.receive(frames.iter().map(Vec::as_slice));
         assert!(nf.controller.notifier().report(nf.now, 0).flows_tracked <= MAX_FLOWS);
+        while let Next::Event(EventReport::InvalidSpi(event)) = events.next(Duration::ZERO) {
+            published += 1;
+            if event.spi == Spi(0xB761_863E) {
+                of_stuck.push(event.packets);
+            }
+        }
     }
     nf.controller.finish(Nanos::from_secs(100));
     assert_eq!(sent, PACKETS);
@@ -82,6 +96,15 @@ fn a_flood_of_unknown_spis_stays_within_its_limits() {
     // The bucket's thousand and a thousand a second; what the queue turned away is counted.
     assert!(report.events + counters.events_lost <= 1000 + 100 * 1000, "{} events", report.events);
     assert_eq!(report.packets, PACKETS);
+
+    // Subscribers hear of no more than that, and of the peer that is really stuck most seconds.
+    assert!(published <= report.events, "{published} events");
+    assert!(of_stuck.len() >= 30, "{} events of the stuck peer", of_stuck.len());
+    assert!(of_stuck.iter().sum::<u64>() <= 100, "it has sent a hundred packets");
+    let Next::Event(EventReport::Lost { count }) = asleep.next(Duration::ZERO) else {
+        unreachable!("nothing was lost for the one that sleeps")
+    };
+    assert!(count > 0 && count <= report.events, "{count} of {} lost", report.events);
 
     let lines = lines.0.lock().unwrap();
     let messages = lines.iter().filter(|line| line.contains("RECVD_PKT_INV_SPI")).count();

@@ -6,11 +6,12 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::{Fixture, Nf, fixtures};
-use nf_core::batch::Batch;
+use common::{Fixture, Nf, Peer, fixtures};
+use nf_core::batch::{Batch, Fate};
+use nf_core::holding::Held;
 use nf_core::lanes::BURST;
 use nf_core::packet::Packet;
-use nf_core::types::{Nanos, PortIndex};
+use nf_core::types::{Nanos, PortIndex, Spi};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -69,5 +70,49 @@ fn no_burst_makes_a_core_allocate() {
                 assert_eq!(count, 0, "{name}, round {round}");
             }
         }
+    }
+}
+
+/// Holding early packets takes memory that was set aside at the start, and so does letting them go and giving them up.
+#[test]
+fn holding_packets_does_not_make_a_core_allocate() {
+    let mut nf = Nf::new("[sad]\nlarval_spi_packets = 300\nlarval_packets = 300\n", 1);
+    let mut peer = Peer::new(0x1000);
+    for _ in 0..3 {
+        nf.control(|control| control.reserve([10, 10, 1, 2].into(), None, Some(Spi(peer.spi)), 30)).unwrap();
+        let mut frames: Vec<Vec<u8>> = (0..BURST * 6).map(|_| [&[0; 128][..], &peer.next()].concat()).collect();
+        let (core, holding) = (&mut nf.cores[0], &mut nf.holding[0]);
+        let mut refused = Vec::with_capacity(frames.len());
+        let mut reservation = None;
+        for burst in frames.chunks_mut(BURST) {
+            // What a worker keeps is its mbuf; here it is a vector, made beforehand.
+            let mut spare: Vec<Vec<u8>> = burst.to_vec();
+            let count = allocations(|| {
+                let mut batch = Batch::default();
+                for buffer in burst.iter_mut() {
+                    let frame = 128..buffer.len();
+                    batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
+                }
+                core.process(Nanos(1), &mut batch);
+                for lane in batch.lanes() {
+                    assert_eq!(batch.fate(lane), Fate::Hold);
+                    reservation = batch.reservation(lane);
+                    let buffer = std::mem::take(&mut spare[lane.index()]);
+                    let held = Held { octets: buffer.len(), buffer, port: PortIndex(0), at: Nanos(1) };
+                    if let Err(held) = holding.hold(reservation.unwrap(), held) {
+                        refused.push(held);
+                    }
+                }
+            });
+            assert_eq!(count, 0, "to hold");
+        }
+        assert_eq!((holding.len(), refused.len()), (300, BURST * 6 - 300));
+        let mut out = Vec::with_capacity(300);
+        let count = allocations(|| {
+            out.extend(std::iter::from_fn(|| holding.pop(reservation.unwrap())).take(200));
+            holding.expire(Nanos::from_secs(60), |held| out.push(held));
+        });
+        assert_eq!((count, out.len()), (0, 300), "to let go and to give up");
+        nf.control(|control| control.release(Spi(peer.spi), None, None)).unwrap();
     }
 }

@@ -39,7 +39,8 @@ const SHOW_COMMANDS: &str = "\
 show platform hardware qfp active statistics drop [clear]
 show platform hardware qfp active feature ipsec datapath drops [all] [clear]
 show crypto isakmp sa | show crypto ikev2 sa | show crypto ipsec sa [detail]
-show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N] | show sa | show status";
+show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N] | show runtime | show sa
+show status";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {

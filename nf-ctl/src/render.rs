@@ -7,6 +7,7 @@ use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
 use nf_core::notify::{Class, NotifyReport};
 use nf_core::sa::lifetime::Limits;
+use nf_core::stage::RuntimeReport;
 use serde::Serialize;
 
 /// As JSON.
@@ -78,6 +79,51 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
             report.rx.packets,
             report.tx.packets,
             i128::from(report.rx.packets) - i128::from(ended)
+        );
+    }
+    out
+}
+
+/// `show runtime`
+pub(crate) fn runtime(cores: &[RuntimeReport]) -> String {
+    let mut out = String::new();
+    for (number, core) in cores.iter().enumerate() {
+        line!(out, "Core {number}: {} polls, {} of them empty", core.polls, core.empty_polls);
+        line!(
+            out,
+            "  {:<14}{:>14}{:>16}{:>18}{:>15}{:>15}{:>8}",
+            "Stage",
+            "Bursts",
+            "Packets",
+            "Clocks",
+            "Packets/burst",
+            "Clocks/packet",
+            "Share"
+        );
+        let total = core.stages.iter().fold(core.empty_clocks, |sum, stage| sum.saturating_add(stage.clocks));
+        let share = |clocks: u64| clocks as f64 * 100.0 / total.max(1) as f64;
+        for stage in core.stages.iter().filter(|stage| stage.bursts > 0) {
+            line!(
+                out,
+                "  {:<14}{:>14}{:>16}{:>18}{:>15.1}{:>15.1}{:>7.1}%",
+                stage.stage,
+                stage.bursts,
+                stage.packets,
+                stage.clocks,
+                stage.packets_per_burst(),
+                stage.clocks_per_packet(),
+                share(stage.clocks)
+            );
+        }
+        let (polls, clocks) = (core.empty_polls, core.empty_clocks);
+        line!(
+            out,
+            "  {:<14}{polls:>14}{:>16}{clocks:>18}{:>15}{:>15}{:>7.1}%",
+            "empty polls",
+            0,
+            "-",
+            "-",
+            share(clocks)
         );
     }
     out

@@ -4,6 +4,7 @@ use nf_core::control::client::Client;
 use nf_core::control::proto::{Request, SaReport, Status};
 use nf_core::counters::Report;
 use nf_core::notify::NotifyReport;
+use nf_core::stage::RuntimeReport;
 use serde::Serialize;
 
 use nf_core::control::client::ClientError;
@@ -20,6 +21,7 @@ enum What {
     Counters,
     Interfaces,
     InvalidSpi,
+    Runtime,
     Sa,
     Status,
     Recovery,
@@ -50,6 +52,7 @@ const COMMANDS: &[(&str, What)] = &[
     ("interfaces", What::Interfaces),
     ("invalid-spi", What::InvalidSpi),
     ("recovery", What::Recovery),
+    ("runtime", What::Runtime),
     ("sa", What::Sa),
     ("status", What::Status),
 ];
@@ -140,6 +143,10 @@ fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
         What::InvalidSpi => {
             let report: NotifyReport = Client::connect(&cli.socket)?.call(&Request::InvalidSpi { limit })?;
             if json { render::json(&report) } else { render::invalid_spi(&report) }
+        }
+        What::Runtime => {
+            let cores: Vec<RuntimeReport> = Client::connect(&cli.socket)?.call(&Request::Runtime {})?;
+            if json { render::json(&cores) } else { render::runtime(&cores) }
         }
         What::Sa => {
             let list: Vec<SaReport> = sa::list(cli)?;

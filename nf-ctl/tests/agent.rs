@@ -168,3 +168,146 @@ fn what_goes_wrong_is_said_and_not_repeated_in_a_storm() {
         head.check_no_secret();
     }
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_dynamic_peer_comes_back_by_its_own_dead_peer_detection() {
+    let lab = Lab::new();
+    let charon = lab.peer_charon_with("retransmit_tries = 1\nretransmit_timeout = 1.0");
+    charon.load(&[Connection::new(Side::Peer).with(|c| {
+        // Long enough for a hint to come first.
+        c.dpd_delay_s = 10;
+        c.dpd_action = "restart".to_owned();
+    })]);
+    let mut head = HeadEnd::start(&lab, "kind = \"dynamic-map\"\naddress = \"10.10.1.0/24\"");
+    assert!(head.refused(&["ike", "initiate", "branch"]).contains("its kind dynamic-map rules out starting one"));
+    charon.initiate("gw");
+    let inside = lab.watch_inside();
+    let _ping = lab.ping(Duration::from_millis(20));
+    wait_traffic(&inside, "traffic");
+    head.kill_agent();
+    head.restart_core(&lab);
+    head.restart_agent(&lab);
+    let hinted = || head.ok(&["show", "recovery"]).contains("unprotected INVALID_SPI, a hint").then_some(());
+    wait_for("a hint", hinted, || head.log());
+    assert!(!head.ok(&["show", "recovery"]).contains("new IKE SA"), "no initiation");
+    wait_traffic(&inside, "traffic after the peer's dead peer detection");
+    // What strongSwan makes of the hint.
+    let log = charon.log();
+    let about = log.lines().filter(|line| line.contains("INVAL_SPI") || line.contains("unprotected"));
+    println!("charon about the hint: {:#?}", about.collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_million_false_packets_and_forged_messages_change_nothing() {
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let head = HeadEnd::start_with(
+        &lab,
+        "kind = \"svti\"",
+        "[recovery]\ninvalid_spi_recovery = true\nbudget_per_min = 60\nbudget_burst = 40",
+    );
+    head.ok(&["ike", "initiate", "branch"]);
+    let inside = lab.watch_inside();
+    let _ping = lab.ping(Duration::from_millis(50));
+    wait_traffic(&inside, "traffic");
+    let before = head.ikes();
+    let ike = lab.watch_ike();
+    let start = std::time::Instant::now();
+    let (peer, hub) = (lab::PEER.parse().unwrap(), lab::HEAD.parse().unwrap());
+    let sent = headend::flood::unknown_spis(&lab.peer, peer, hub, 1_000_000);
+    assert!(sent > 900_000, "{sent}");
+
+    // DELETE of the IKE SA, INVALID_SPI and INVALID_IKE_SPI in its name, none of them protected.
+    let spis =
+        ["initiator_spi", "responder_spi"].map(|name| u64::from_str_radix(before[0][name].as_str().unwrap(), 16));
+    let header = |next: u8, payload: &[u8]| {
+        let length = u32::try_from(28 + payload.len()).unwrap();
+        let spis = spis.clone().map(|spi| spi.unwrap().to_be_bytes()).concat();
+        [&spis[..], &[next, 0x20, 37, 0x00], &[0; 4], &length.to_be_bytes(), payload].concat()
+    };
+    let delete = header(42, &[0, 0, 0, 8, 1, 0, 0, 0]);
+    let invalid_spi = header(41, &[0, 0, 0, 12, 0, 0, 0, 11, 0xb7, 0x61, 0x86, 0x3e]);
+    let invalid_ike_spi = header(41, &[0, 0, 0, 8, 0, 0, 0, 4]);
+    for message in [delete, invalid_spi, invalid_ike_spi] {
+        for _ in 0..100 {
+            headend::flood::ike(&lab.peer, peer, hub, &message);
+        }
+    }
+    wait_traffic(&inside, "traffic after the flood");
+    let ours = ike.seen().iter().filter(|seen| seen.text.contains(&format!("IP {}.", lab::HEAD))).count();
+    let granted = 40 + usize::try_from(start.elapsed().as_secs()).unwrap() + 1;
+    println!("{sent} false packets, {} dropped by nf-core; {ours} IKE messages of {granted}", head.core.dropped(4));
+    assert!(ours <= granted, "{ours} of {granted}: {:#?}", ike.seen());
+    assert!(head.core.dropped(4) > 1000, "nf-core saw next to nothing of it");
+    let after = head.ikes();
+    assert_eq!(after[0]["initiator_spi"], before[0]["initiator_spi"], "{}", head.log());
+    charon.wait_children(1);
+    head.check_no_secret();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn beside_a_living_daemon_the_agent_refuses_to_run() {
+    let lab = Lab::new();
+    let peer = lab.peer_charon();
+    peer.load(&[Connection::new(Side::Peer)]);
+    let daemon = lab.head_charon();
+    daemon.load(&[Connection::new(Side::Head)]);
+    let head = HeadEnd::without_agent(&lab, &format!("{}kind = \"svti\"", headend::EMBEDDED), headend::RECOVERY);
+    let output = head.agent_command(&lab).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("charon (pid ") && said.contains("backend = \"vici\""), "{said}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_second_agent_is_refused_and_sigterm_says_goodbye() {
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let mut head = HeadEnd::start(&lab, "kind = \"svti\"\nstart = \"always\"");
+    charon.wait_children(1);
+    let second = head.agent_command(&lab).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("another nf-ctl agent (pid ") && said.contains("set [agent] socket to another path"),
+        "{said}"
+    );
+    head.stop_agent();
+    charon.wait_children(0);
+    assert_eq!(head.sas(), 0, "{}", head.log());
+    head.start_agent(&lab);
+    charon.wait_children(1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn strongswan_as_the_daemon_is_asked_over_vici() {
+    let lab = Lab::new();
+    let peer = charon(&lab, |_| ());
+    let mut head =
+        HeadEnd::without_agent(&lab, "kind = \"svti\"\nbackend = \"vici\"\nconnection = \"gw\"", headend::RECOVERY);
+    let mut daemon = lab.head_charon_on(&head.core);
+    daemon.load(&[Connection::new(Side::Head)]);
+    std::os::unix::fs::symlink(daemon.vici_socket(), head.vici_socket()).unwrap();
+    head.start_agent(&lab);
+    let inside = lab.watch_inside();
+    let _ping = lab.ping(Duration::from_millis(20));
+    head.ok(&["ike", "initiate", "branch"]);
+    wait_traffic(&inside, "traffic");
+    let listed = || (head.ikes().len() == 1 && head.ok(&["ike", "status"]).contains("vici")).then_some(());
+    wait_for("the daemon's IKE SA in the agent's list", listed, || head.log());
+    head.ok(&["recover", "branch"]);
+    wait_traffic(&inside, "traffic after a rekey that the agent asked for");
+    // nf-core loses the SAs: the agent has the daemon make new ones.
+    head.restart_core(&lab);
+    wait_traffic(&inside, "traffic after nf-core was killed");
+    head.ok(&["ike", "delete", "branch"]);
+    peer.wait_children(0);
+    daemon.kill();
+    let noticed = || head.ok(&["ike", "status"]).contains("no IKE daemon at").then_some(());
+    wait_for("the agent to notice", noticed, || head.ok(&["ike", "status"]));
+}

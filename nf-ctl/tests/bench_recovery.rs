@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a failed unwrap is a failed test")]
 
 mod common;
+mod headend;
 mod lab;
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use headend::HeadEnd;
 use lab::Lab;
 use lab::connection::{Connection, Side};
 
@@ -58,4 +60,42 @@ fn strongswan_on_both_sides() {
             outage.map_or(format!("not within {} s", GIVE_UP.as_secs()), |time| format!("{:.1} s", time.as_secs_f64()));
         println!("  dpd_delay = {delay} s, dpd_action = {action}: {outage}");
     }
+}
+
+/// Recoveries that are measured.
+const RUNS: usize = 20;
+/// Between two pings: as exact as the figures are.
+const PING: Duration = Duration::from_millis(2);
+
+/// How long it takes with nf-core and its agent at the receiving end: from the first packet with an invalid SPI to the first
+/// packet that is decapsulated under the new SA, both by the kernel's clock. The peer has no dead peer detection.
+#[test]
+#[ignore = "takes minutes: make bench-recovery"]
+fn nf_core_and_its_agent() {
+    let lab = Lab::new();
+    let charon = lab.peer_charon();
+    charon.load(&[Connection::new(Side::Peer)]);
+    let mut head = HeadEnd::start(&lab, "kind = \"svti\"");
+    head.ok(&["ike", "initiate", "branch"]);
+    let mut times = Vec::new();
+    for _ in 0..RUNS {
+        // Both lose all that they know, and are there again before the peer sends.
+        head.kill_agent();
+        head.restart_core(&lab);
+        head.start_agent(&lab);
+        let (esp, inside) = (lab.watch_esp(), lab.watch_inside());
+        let ping = lab.ping(PING);
+        let first = inside.wait("a decapsulated packet", |seen| seen.text.contains("echo request"));
+        drop(ping);
+        let invalid = esp.wait("a packet of ESP", |seen| seen.number("spi=0x").is_some());
+        times.push(first.at.checked_sub(invalid.at).unwrap());
+    }
+    times.sort_unstable();
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let (median, worst) = (millis(times[RUNS / 2]), millis(times[RUNS - 1]));
+    println!("nf-core and its agent, both killed and started anew; the peer without dead peer detection, {RUNS} runs:");
+    println!(
+        "  from the first packet with an invalid SPI to the first one decapsulated: median {median:.1} ms, worst {worst:.1} ms"
+    );
+    assert!(worst < 5000.0, "{times:?}");
 }

@@ -95,14 +95,14 @@ impl Plugin for FaultOnCore {
         for lane in lanes {
             let packet = batch.packet(lane);
             let (headers, frame) = (packet.headers(), packet.data());
-            let (Some(spi), Some(src), Some(dst)) = (headers.spi(frame), headers.src(frame), headers.dst(frame)) else {
+            let (Some(spi), Some(src), Some(dst)) = (headers.spi(), headers.src(frame), headers.dst(frame)) else {
                 continue;
             };
             let seen = Seen {
                 spi,
                 src,
                 dst,
-                seq: headers.seq_low(frame).unwrap_or_default(),
+                seq: headers.seq_low().unwrap_or_default(),
                 in_udp: headers.udp_ports(frame).is_some(),
                 mature: matches!(core.sad.lookup(spi, dst, src), Lookup::Found(_)),
             };

@@ -7,6 +7,7 @@
 //! Encapsulation ([`seal`]) is written for this crate alone, on the same cryptographic primitives as nf-core but sharing
 //! no code with it, so that a fault in one isn't hidden by the same fault in the other.
 
+pub mod bench;
 pub mod daemon;
 pub mod export;
 pub mod link;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use pktgen_scenarios::bench;
 use pktgen_scenarios::link::{Generator, RingSize};
 use pktgen_scenarios::run::{self, Generated, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
@@ -66,6 +67,36 @@ enum Command {
     },
     /// Find the highest rate without loss for each frame size (RFC 2544), between two virtual ports through `nf-core run`.
     Throughput(Throughput),
+    /// Measure the packet rates of nf-core and of DPDK's ipsec-secgw, in turn, on the same capture and core.
+    Bench(Bench),
+}
+
+#[derive(Args)]
+struct Bench {
+    /// nf-core; else the one beside this program, else the one in PATH.
+    #[arg(long)]
+    nf_core: Option<PathBuf>,
+    /// ipsec-secgw, as scripts/build-secgw.sh builds it; without it nf-core is measured alone.
+    #[arg(long)]
+    secgw: Option<PathBuf>,
+    /// A directory for captures, configurations and logs.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// The CPU that both run on.
+    #[arg(long, default_value_t = 0)]
+    cpu: u16,
+    /// Fewer cases, shorter.
+    #[arg(long)]
+    quick: bool,
+    /// Writes the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Puts the figures, with those from `--memory`, into a page.
+    #[arg(long, requires = "memory")]
+    page: Option<PathBuf>,
+    /// What nf-core's benchmark `memory` has written with `--json`.
+    #[arg(long)]
+    memory: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -217,7 +248,30 @@ fn carry_out(command: Command) -> Result<bool, String> {
             }
             Ok(true)
         }
+        Command::Bench(asked) => compare(asked),
     }
+}
+
+fn compare(asked: Bench) -> Result<bool, String> {
+    let options = bench::Options {
+        nf_core: asked.nf_core.unwrap_or_else(beside),
+        secgw: asked.secgw,
+        dir: asked.dir,
+        cpu: asked.cpu,
+        quick: asked.quick,
+    };
+    let rows = bench::run(&options, |row| println!("{row}")).map_err(|error| error.to_string())?;
+    if let Some(path) = asked.json {
+        let json = serde_json::to_vec_pretty(&rows).map_err(|error| error.to_string())?;
+        std::fs::write(&path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if let (Some(page), Some(memory)) = (asked.page, asked.memory) {
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", memory.display());
+        let text = std::fs::read(&memory).map_err(|error| failed(&error))?;
+        let figures = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        bench::report::write(&page, &rows, &figures)?;
+    }
+    Ok(true)
 }
 
 fn measure(asked: Throughput) -> Result<bool, String> {

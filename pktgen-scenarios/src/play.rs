@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -135,6 +135,7 @@ struct Player<'p> {
     control: &'p Control,
     conductor: Conductor,
     outputs: Outputs,
+    /// What is wrong so far, a line each.
     wrong: Vec<String>,
 }
 
@@ -306,12 +307,16 @@ impl Player<'_> {
 /// What must come out and what has come out, by place in the ring back.
 struct Outputs {
     expected: PcapReader<BufReader<File>>,
+    /// The output that comes next, by its time and its places; none before the first look.
     next: Option<(Duration, u64)>,
+    /// Places of what must have been sent by now, and of what has arrived.
     due: u64,
     arrived: u64,
+    /// Packets that have arrived.
     taken: u64,
     got: PcapWriter<BufWriter<File>>,
-    paths: (std::path::PathBuf, std::path::PathBuf),
+    /// The captures: what must come out, what has.
+    paths: (PathBuf, PathBuf),
 }
 
 impl Outputs {

@@ -155,6 +155,11 @@ impl Sa {
         text
     }
 
+    /// The cipher's key, for AEADs with the salt behind it.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// Seals a packet under the next sequence number.
     pub fn seal(&mut self, next_header: u8, payload: &[u8]) -> Vec<u8> {
         self.seq += 1;

@@ -211,6 +211,8 @@ pub struct Agent {
     pub socket: PathBuf,
     /// Whether IKE SAs are deleted when it is ended by SIGTERM, so that peers notice at once.
     pub delete_on_exit: bool,
+    /// The file with the secret that tokens for quick crash detection are made from (RFC 6290); without it none are.
+    pub qcd_secret_file: Option<PathBuf>,
     /// The VICI socket of strongSwan's daemon, for peers with `backend = "vici"`.
     pub vici_socket: PathBuf,
 }
@@ -220,6 +222,7 @@ impl Default for Agent {
         Agent {
             socket: PathBuf::from("/run/nf-core/nf-agent.sock"),
             delete_on_exit: true,
+            qcd_secret_file: None,
             vici_socket: PathBuf::from("/run/charon.vici"),
         }
     }

@@ -140,8 +140,6 @@ pub struct Peer {
     pub dpd_s: u64,
     /// When SAs are rekeyed.
     pub lifetimes: Lifetimes,
-    /// Whether to exchange tokens for quick crash detection (RFC 6290).
-    pub qcd: bool,
 }
 
 /// A peer as it is written.
@@ -175,7 +173,6 @@ pub(super) struct RawPeer {
     dpd_s: Option<i64>,
     ike_lifetime_s: Option<i64>,
     child_lifetime_s: Option<i64>,
-    qcd: Option<bool>,
 }
 
 /// A name, or its default.
@@ -205,7 +202,6 @@ impl RawPeer {
                 ike_s: lifetime("ike_lifetime_s", self.ike_lifetime_s, 14_400)?,
                 child_s: lifetime("child_lifetime_s", self.child_lifetime_s, 3600)?,
             },
-            qcd: self.qcd.unwrap_or(true),
             name: self.name,
             connection: self.connection,
             psk_file: self.psk_file,
@@ -249,7 +245,6 @@ impl RawPeer {
             ("dpd_s", self.dpd_s.is_some()),
             ("ike_lifetime_s", self.ike_lifetime_s.is_some()),
             ("child_lifetime_s", self.child_lifetime_s.is_some()),
-            ("qcd", self.qcd.is_some()),
         ];
         if is_vici && let Some((field, _)) = of_embedded.iter().find(|(_, given)| *given) {
             return Err(FieldError::new(field, "has no effect with backend = \"vici\"; set it in swanctl.conf"));
@@ -287,7 +282,7 @@ mod tests {
     fn what_is_left_out_has_its_default() {
         let peer = peer("kind = \"svti\"\naddress = \"10.1.1.1\"\n").unwrap();
         assert_eq!((peer.ike, peer.backend, peer.start), (IkeVersion::V2, Backend::Embedded, StartAction::OnDemand));
-        assert_eq!((peer.mode, peer.encap, peer.dpd_s, peer.qcd), (Mode::Tunnel, EspOverUdp::Auto, 30, true));
+        assert_eq!((peer.mode, peer.encap, peer.dpd_s), (Mode::Tunnel, EspOverUdp::Auto, 30));
         assert_eq!(peer.lifetimes, Lifetimes { ike_s: 14_400, child_s: 3600 });
         assert!(peer.local_ts.is_empty() && peer.ike_proposals.is_empty());
     }
@@ -315,12 +310,11 @@ encap = "udp"
 dpd_s = 0
 ike_lifetime_s = 600
 child_lifetime_s = 60
-qcd = false
 "#;
         let peer = peer(text).unwrap();
         assert_eq!(peer.remote_ts.len(), 2);
         assert_eq!((peer.start, peer.mode, peer.encap), (StartAction::Always, Mode::Transport, EspOverUdp::Udp));
-        assert_eq!((peer.dpd_s, peer.lifetimes, peer.qcd), (0, Lifetimes { ike_s: 600, child_s: 60 }, false));
+        assert_eq!((peer.dpd_s, peer.lifetimes), (0, Lifetimes { ike_s: 600, child_s: 60 }));
         assert!(!peer.kind.as_str().is_empty() && peer.local_address.is_some());
     }
 

@@ -83,6 +83,7 @@ struct RawRecovery {
 struct RawAgent {
     socket: Option<PathBuf>,
     delete_on_exit: Option<bool>,
+    qcd_secret_file: Option<PathBuf>,
     vici_socket: Option<PathBuf>,
 }
 
@@ -403,6 +404,7 @@ fn agent(raw: RawAgent) -> Agent {
     Agent {
         socket: raw.socket.unwrap_or(default.socket),
         delete_on_exit: raw.delete_on_exit.unwrap_or(default.delete_on_exit),
+        qcd_secret_file: raw.qcd_secret_file,
         vici_socket: raw.vici_socket.unwrap_or(default.vici_socket),
     }
 }

@@ -29,6 +29,7 @@ use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::spec::SaParams;
+use crate::stage::RuntimeReport;
 use crate::types::{CoreId, Nanos, Spi};
 
 use super::proto::{Endpoint, SaId};
@@ -559,6 +560,11 @@ impl Controller {
     /// Each core's counters since the start.
     pub fn core_counters(&self) -> impl Iterator<Item = Snapshot> {
         self.cores.iter().map(|core| core.link.counters.snapshot())
+    }
+
+    /// Where each core's clocks go, since the start.
+    pub fn runtime(&self) -> impl Iterator<Item = RuntimeReport> {
+        self.cores.iter().map(|core| core.link.stages.report())
     }
 
     /// Lets counters begin at zero again; gives what they were.

@@ -46,6 +46,7 @@ impl<P: Platform> Handler for Daemon<P> {
             Request::CoreCounters {} => {
                 Response::ok(controller.core_counters().map(|core| core.report()).collect::<Vec<_>>())
             }
+            Request::Runtime {} => Response::ok(controller.runtime().collect::<Vec<_>>()),
             // Whoever may use the socket need not be one who may read every file that this process can.
             Request::SaAdd { sa } if sa.key_file.is_some() => {
                 Response::Error("key_file: isn't taken over the socket; send `key`, as nf-ctl does".to_owned())

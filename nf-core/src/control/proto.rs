@@ -52,6 +52,8 @@ pub enum Request {
     CountersClear {},
     /// Counters of each core since the start: a list of [`Report`](crate::counters::Report).
     CoreCounters {},
+    /// Where each core's clocks go, since the start: a list of [`RuntimeReport`](crate::stage::RuntimeReport).
+    Runtime {},
     /// Adds an SA.
     SaAdd {
         /// The SA.
@@ -667,6 +669,7 @@ mod tests {
         same(&Request::Counters {}, json!({"op": "counters"}));
         same(&Request::CountersClear {}, json!({"op": "counters-clear"}));
         same(&Request::CoreCounters {}, json!({"op": "core-counters"}));
+        same(&Request::Runtime {}, json!({"op": "runtime"}));
         same(&Request::SaList {}, json!({"op": "sa-list"}));
         same(&Request::PluginList {}, json!({"op": "plugin-list"}));
         same(&Request::InvalidSpi { limit: 20 }, json!({"op": "invalid-spi", "limit": 20}));

@@ -70,6 +70,9 @@ pub trait Opener: Send + Sync {
     /// Verifies each packet and decrypts in place those whose ICV is right; each job says whether it was
     /// [opened](OpenJob::opened).
     fn open_burst(&self, jobs: &mut [OpenJob<'_>]);
+
+    /// Asks the CPU for the memory that opening a packet reads. For engines whose keys are large.
+    fn prefetch(&self) {}
 }
 
 /// Seals the packets of one SA. Cores may share it.

@@ -76,6 +76,11 @@ impl PacketCipher for GcmEsp {
     }
 
     #[inline]
+    fn prefetch(&self) {
+        self.gcm.prefetch();
+    }
+
+    #[inline]
     fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()> {
         let fields = self.layout.split(esp)?;
         let nonce = self.frame.nonce(iv)?;

@@ -8,6 +8,9 @@ pub const HEADER_LEN: usize = 8;
 /// Octets of the trailer that every payload ends with: Pad Length and Next Header (RFC 4303 2.5, 2.6).
 const TRAILER_LEN: usize = 2;
 
+/// The least alignment of the payload (RFC 4303 2.4).
+const MIN_BLOCK: usize = 4;
+
 /// Octet counts of the fields around the payload of an ESP packet, as an SA's transform lays them out (RFC 4303 2):
 /// header, IV, payload (data, padding and trailer, all encrypted), ICV.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +20,7 @@ pub struct Layout {
     /// The ICV at the end of the packet.
     pub icv_len: u8,
     /// What the payload's length is a multiple of: the cipher's block, and never less than the 4 octets of RFC 4303 2.4.
+    /// A power of two.
     pub block: u8,
 }
 
@@ -31,7 +35,9 @@ pub(super) struct Fields<'a> {
 impl Layout {
     /// The length in octets of the shortest packet that can be valid: one whose payload is padding and trailer alone.
     pub const fn min_esp_len(self) -> usize {
-        HEADER_LEN + self.iv_len as usize + TRAILER_LEN.next_multiple_of(self.block as usize) + self.icv_len as usize
+        // The trailer fits into one block.
+        const { assert!(TRAILER_LEN <= MIN_BLOCK) };
+        HEADER_LEN + self.iv_len as usize + self.block as usize + self.icv_len as usize
     }
 
     /// Where the payload is in a packet of `esp_len` octets, counted from the SPI; `None` for a packet that is too
@@ -42,7 +48,8 @@ impl Layout {
         }
         let start = HEADER_LEN + self.iv_len as usize;
         let end = esp_len - self.icv_len as usize;
-        if (end - start).is_multiple_of(self.block as usize) { Some(start..end) } else { None }
+        // No division here: this is asked several times for each packet.
+        if (end - start) & (self.block as usize - 1) == 0 { Some(start..end) } else { None }
     }
 
     /// Takes a packet apart; `None` under the same conditions as [`Layout::payload_range`].

@@ -15,6 +15,9 @@ pub(super) trait PacketCipher: Sized + Send + Sync {
     /// Verifies and decrypts; `None` where the packet isn't valid.
     fn open(&self, esp: &mut [u8], seq_hi: u32) -> Option<()>;
 
+    /// Asks the CPU for the memory that opening a packet reads.
+    fn prefetch(&self) {}
+
     /// Encrypts and authenticates; `None` where the lengths of packet or IV don't fit.
     fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()>;
 }
@@ -28,6 +31,10 @@ impl<C: PacketCipher> Opener for OneByOne<C> {
             let opened = self.0.open(job.esp, job.seq_hi).is_some();
             job.finish(opened);
         }
+    }
+
+    fn prefetch(&self) {
+        self.0.prefetch();
     }
 }
 

@@ -10,6 +10,8 @@
 mod ecn;
 mod strip;
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 use serde_json::Value;
 
@@ -20,12 +22,14 @@ use crate::crypto::OpenJob;
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
 use crate::lanes::{BURST, Lane, Lanes};
+use crate::packet::Packet;
 use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
 use crate::sa::inbound::Sa;
 use crate::sa::larval::ReservationId;
 use crate::sa::replay::Refused;
 use crate::sa::spec::Encap;
-use crate::sa::table::Lookup;
+use crate::sa::table::{Lookup, SaTable};
+use crate::stage::Stage;
 use crate::types::{SeqNo, Spi};
 use crate::wire::IpVersion;
 
@@ -78,6 +82,8 @@ struct Job<'s> {
     lane: Lane,
     sa: &'s Sa,
     seq: SeqNo,
+    /// Octets of the ESP payload.
+    payload_len: u32,
 }
 
 /// The packets of a burst that are still in the race, at most one a lane.
@@ -86,20 +92,29 @@ type Jobs<'s> = ArrayVec<Job<'s>, BURST>;
 impl Plugin for Decap {
     fn process(&mut self, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
         let sad = core.sad;
+        let mut found = Found::new();
+        let several = locate(core, sad, batch, lanes, &mut found);
+        core.watch.lap(Stage::Locate, lanes.len());
         let mut jobs = Jobs::new();
-        for lane in lanes {
-            match locate(core, sad, batch, lane).and_then(|sa| admit(core, batch, lane, sa)) {
+        for (lane, sa) in &found {
+            match admit(core, batch, *lane, sa) {
                 Ok(job) => jobs.push(job),
-                Err(Stop::Drop(why)) => batch.drop(lane, why),
-                Err(Stop::Hold(reservation)) => batch.hold(lane, reservation),
+                Err(why) => batch.drop(*lane, why),
             }
         }
-        // By SA, and in arrival order within an SA. Does nothing much where all are of one SA.
-        jobs.sort_unstable_by_key(|job| (job.sa.id, job.lane));
+        if several {
+            // By SA, and in arrival order within an SA.
+            jobs.sort_unstable_by_key(|job| (job.sa.id, job.lane));
+        }
+        core.watch.lap(Stage::Admit, found.len());
+        let admitted = jobs.len();
         open(core, batch, &mut jobs);
+        core.watch.lap(Stage::Open, admitted);
+        let authentic = jobs.len();
         commit(core, batch, &mut jobs);
+        core.watch.lap(Stage::Commit, authentic);
         for job in &jobs {
-            match strip::strip(batch.packet_mut(job.lane), job.sa) {
+            match strip::strip(batch.packet_mut(job.lane), job.sa, job.payload_len as usize) {
                 Ok(strip::Stripped::Inner) => batch.send_to(job.lane, Gate::PostDecap),
                 Ok(strip::Stripped::Dummy) => batch.consume(job.lane, Consumed::Dummy),
                 Err(why) => {
@@ -108,6 +123,7 @@ impl Plugin for Decap {
                 }
             }
         }
+        core.watch.lap(Stage::Strip, jobs.len());
     }
 
     fn holds(&self) -> bool {
@@ -115,21 +131,79 @@ impl Plugin for Decap {
     }
 }
 
-/// Stage 1: the packet's SA.
+/// Packets and their SAs.
+type Found<'s> = ArrayVec<(Lane, &'s Sa), BURST>;
+
+/// What an SA is looked up by.
+type Wanted = (Spi, IpAddr, IpAddr);
+
+/// Stage 1: each packet's SA. Memory is asked for in waves, each for the whole burst, so that the core waits for the
+/// slowest answer and not for the sum: the table's places, then the SAs, then what the SAs point to. Gives whether there
+/// may be several SAs.
 fn locate<'s>(
     core: &mut CoreCx<'_>,
-    sad: &'s crate::sa::table::SaTable,
-    batch: &Batch<'_>,
-    lane: Lane,
+    sad: &'s SaTable,
+    batch: &mut Batch<'_>,
+    lanes: Lanes,
+    found: &mut Found<'s>,
+) -> bool {
+    let mut before = None;
+    for lane in lanes {
+        let spi = batch.packet(lane).headers().spi();
+        if spi != before
+            && let Some(spi) = spi
+        {
+            sad.prefetch(spi);
+        }
+        before = spi;
+    }
+    // Neighbours are often of one SA.
+    let mut last: Option<(Wanted, &Sa)> = None;
+    let mut several = false;
+    for lane in lanes {
+        let packet = batch.packet(lane);
+        let (headers, frame) = (packet.headers(), packet.data());
+        let (Some(spi), Some(src), Some(dst)) = (headers.spi(), headers.src(frame), headers.dst(frame)) else {
+            batch.drop(lane, DropReason::EspTruncated);
+            continue;
+        };
+        let wanted = (spi, dst, src);
+        if let Some((same, sa)) = last
+            && same == wanted
+        {
+            found.push((lane, sa));
+            continue;
+        }
+        match look_up(core, sad, packet, wanted) {
+            Ok(sa) => {
+                sa.prefetch();
+                several |= last.is_some();
+                last = Some((wanted, sa));
+                found.push((lane, sa));
+            }
+            Err(Stop::Drop(why)) => batch.drop(lane, why),
+            Err(Stop::Hold(reservation)) => batch.hold(lane, reservation),
+        }
+    }
+    if several {
+        for (_, sa) in &*found {
+            sa.prefetch_parts(core.id);
+        }
+    }
+    several
+}
+
+/// Finds a packet's SA, or tells why it has none.
+fn look_up<'s>(
+    core: &mut CoreCx<'_>,
+    sad: &'s SaTable,
+    packet: &Packet<'_>,
+    (spi, dst, src): Wanted,
 ) -> Result<&'s Sa, Stop> {
-    let packet = batch.packet(lane);
-    let (headers, frame) = (packet.headers(), packet.data());
-    let (Some(spi), Some(src), Some(dst)) = (headers.spi(frame), headers.src(frame), headers.dst(frame)) else {
-        return Err(DropReason::EspTruncated.into());
-    };
     if !spi.is_assignable() {
         return Err(if spi == Spi(0) { DropReason::SpiZero } else { DropReason::SpiReserved }.into());
     }
+    let headers = packet.headers();
     let v6 = headers.version() == Some(IpVersion::V6);
     match sad.lookup(spi, dst, src) {
         Lookup::Found(sa) => Ok(sa),
@@ -137,10 +211,11 @@ fn locate<'s>(
         Lookup::Deleted => Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into()),
         Lookup::Unknown => {
             if let Some(packets) = core.limiter.offer(core.now, src, dst, spi) {
+                let frame = packet.data();
                 let event = Event::InvalidSpi(InvalidSpi {
                     spi,
                     packets,
-                    seq: headers.seq_low(frame).unwrap_or_default(),
+                    seq: headers.seq_low().unwrap_or_default(),
                     src,
                     dst,
                     udp_ports: headers.udp_ports(frame),
@@ -156,20 +231,16 @@ fn locate<'s>(
 }
 
 /// Stage 2: what can be said of the packet before anything is spent on it.
-fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, Stop> {
-    let packet = batch.packet(lane);
-    let (headers, frame) = (packet.headers(), packet.data());
-    let esp_len = headers.esp_range().len();
-    if sa.layout.payload_range(esp_len).is_none() {
-        return Err(DropReason::PadOrLength.into());
-    }
+fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, DropReason> {
+    let headers = batch.packet(lane).headers();
+    let payload = sa.layout.payload_range(headers.esp_range().len()).ok_or(DropReason::PadOrLength)?;
     if sa.phase().is_over() {
         let v6 = headers.version() == Some(IpVersion::V6);
-        return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into());
+        return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 });
     }
-    let low = headers.seq_low(frame).ok_or(DropReason::EspTruncated)?;
+    let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
     let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
-    Ok(Job { lane, sa, seq })
+    Ok(Job { lane, sa, seq, payload_len: payload.len() as u32 })
 }
 
 fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
@@ -184,26 +255,35 @@ fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
 /// Stage 3: verify and decrypt, a call to the engine for each SA's run of packets. Packets that aren't authentic are
 /// dropped, and their numbers are lost on nobody: the window hasn't seen them.
 fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
-    let mut by_lane: [Option<&mut [u8]>; BURST] = [const { None }; BURST];
+    // An empty packet isn't opened, and whatever has been admitted isn't empty.
+    let mut by_lane: [&mut [u8]; BURST] = std::array::from_fn(|_| Default::default());
     for (packet, slot) in batch.packets_mut().iter_mut().zip(&mut by_lane) {
         let esp = packet.headers().esp_range();
-        *slot = packet.data_mut().get_mut(esp);
+        *slot = packet.data_mut().get_mut(esp).unwrap_or_default();
     }
     let mut opened = Lanes::NONE;
-    for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
+    let mut runs = jobs.chunk_by(|a, b| a.sa.id == b.sa.id).peekable();
+    while let Some(run) = runs.next() {
+        // While this SA's packets are decrypted, the next one's key comes in.
+        if let Some(next) = runs.peek().and_then(|run| run.first()) {
+            next.sa.opener.prefetch();
+        }
         let Some(sa) = run.first().map(|job| job.sa) else {
             continue;
         };
-        let mut lanes = ArrayVec::<Lane, BURST>::new();
         let mut work = ArrayVec::<OpenJob<'_>, BURST>::new();
         for job in run {
-            if let Some(esp) = by_lane[job.lane.index()].take() {
-                lanes.push(job.lane);
-                work.push(OpenJob::new(esp, job.seq.high()));
-            }
+            work.push(OpenJob::new(std::mem::take(&mut by_lane[job.lane.index()]), job.seq.high()));
         }
         sa.opener.open_burst(&mut work);
-        opened |= lanes.into_iter().zip(&work).filter(|(_, work)| work.opened()).map(|(lane, _)| lane).collect();
+        for (job, work) in run.iter().zip(&work) {
+            if work.opened() {
+                opened.insert(job.lane);
+            }
+        }
+    }
+    if opened.len() == jobs.len() {
+        return;
     }
     jobs.retain(|job| {
         let authentic = opened.contains(job.lane);
@@ -233,9 +313,8 @@ fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
         let (mut packets, mut octets, mut newest) = (0, 0, None);
         for job in run.iter().filter(|job| !refused.contains(job.lane)) {
             packets += 1;
+            octets += u64::from(job.payload_len);
             newest = newest.filter(|newest: &&Job<'_>| newest.seq > job.seq).or(Some(job));
-            let esp_len = batch.packet(job.lane).headers().esp_range().len();
-            octets += sa.layout.payload_range(esp_len).map_or(0, |payload| payload.len() as u64);
         }
         counters.packets.add(packets);
         counters.octets.add(octets);
@@ -243,7 +322,9 @@ fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
             tell(core, batch, newest);
         }
     }
-    jobs.retain(|job| !refused.contains(job.lane));
+    if !refused.is_empty() {
+        jobs.retain(|job| !refused.contains(job.lane));
+    }
 }
 
 /// Tells the control thread what the newest of an SA's authentic packets shows.

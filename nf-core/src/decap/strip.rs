@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::ecn::{self, Ecn};
+use crate::crypto::HEADER_LEN;
 use crate::drop::DropReason;
 use crate::packet::{Decapsulated, Packet};
 use crate::sa::inbound::Sa;
@@ -26,12 +27,12 @@ pub(super) enum Stripped {
     Dummy,
 }
 
-/// Takes ESP and, in tunnel mode, the outer header off an authentic, decrypted packet.
-pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa) -> Result<Stripped, DropReason> {
+/// Takes ESP and, in tunnel mode, the outer header off an authentic, decrypted packet with that many octets of payload.
+#[inline]
+pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa, payload_len: usize) -> Result<Stripped, DropReason> {
     let headers = packet.headers();
-    let esp = headers.esp_range();
-    let plaintext = sa.layout.payload_range(esp.len()).ok_or(DropReason::PadOrLength)?;
-    let plaintext = esp.start + plaintext.start..esp.start + plaintext.end;
+    let start = headers.esp_range().start + HEADER_LEN + usize::from(sa.layout.iv_len);
+    let plaintext = start..start + payload_len;
     let (payload_len, next_header) = unpad(packet.data().get(plaintext.clone()).ok_or(DropReason::PadOrLength)?)?;
     let payload = plaintext.start..plaintext.start + payload_len;
     if next_header == next_header::NONE {
@@ -41,7 +42,7 @@ pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa) -> Result<Stripped, DropRe
         Mode::Tunnel => leave_tunnel(packet, headers, payload, next_header)?,
         Mode::Transport => join_headers(packet, headers, payload, next_header)?,
     };
-    if !sa.selectors.permit(&inner) {
+    if !sa.selectors.permit(packet.data(), &inner) {
         return Err(match inner.version {
             IpVersion::V4 => DropReason::PolicyV4,
             IpVersion::V6 => DropReason::PolicyV6,
@@ -54,6 +55,7 @@ pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa) -> Result<Stripped, DropRe
 
 /// The payload's length and its protocol, from the trailer. Padding counts 1, 2, 3, .. with all ciphers that we have
 /// (RFC 4303 2.4), so anything else is a sign that sender and receiver disagree.
+#[inline]
 fn unpad(plaintext: &[u8]) -> Result<(usize, u8), DropReason> {
     let [body @ .., pad_len, next_header] = plaintext else {
         return Err(DropReason::PadOrLength);
@@ -69,6 +71,7 @@ fn unpad(plaintext: &[u8]) -> Result<(usize, u8), DropReason> {
 
 /// Tunnel mode: only the inner packet stays. What lies behind its end is traffic flow confidentiality padding
 /// (RFC 4303 2.7).
+#[inline]
 fn leave_tunnel(
     packet: &mut Packet<'_>,
     headers: Headers,
@@ -95,7 +98,7 @@ fn leave_tunnel(
             IpVersion::V6 => ipv6::set_ecn(inside, mark as u8),
         },
     }
-    packet.narrow(payload_start..payload_start + inner.total_len).map_err(|_| DropReason::InnerMalformed)?;
+    packet.narrow(payload_start..payload_start + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
     Ok(inner)
 }
 

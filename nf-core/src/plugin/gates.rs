@@ -104,6 +104,7 @@ impl Gates {
             if let Some(instance) = &mut self.instances[binding.slot.index()] {
                 batch.take_moved();
                 instance.process(core, batch, chosen);
+                core.watch.lap(gate.stage(), chosen.len());
                 lanes -= batch.take_moved();
             }
         }

@@ -21,6 +21,7 @@ use std::str::FromStr;
 use crate::batch::Batch;
 use crate::core::CoreCx;
 use crate::lanes::Lanes;
+use crate::stage::Stage;
 
 /// A point of the pipeline at which instances may be bound. A packet goes through them in this order; it can't go back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -52,6 +53,18 @@ impl Gate {
             Gate::PostDecap => "post-decap",
             Gate::Egress => "egress",
             Gate::Drop => "drop",
+        }
+    }
+
+    /// The stage under which the time of the gate's plugins is booked.
+    #[inline]
+    pub(crate) const fn stage(self) -> Stage {
+        match self {
+            Gate::Ingress => Stage::Ingress,
+            Gate::EspInput => Stage::EspInput,
+            Gate::PostDecap => Stage::PostDecap,
+            Gate::Egress => Stage::Egress,
+            Gate::Drop => Stage::Account,
         }
     }
 

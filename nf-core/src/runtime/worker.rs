@@ -12,6 +12,7 @@ use crate::drop::DropReason;
 use crate::lanes::BURST;
 use crate::packet::Packet;
 use crate::sa::larval::{ReservationId, Settled};
+use crate::stage::Stage;
 use crate::types::PortIndex;
 use crate::wire::{Headers, ethernet};
 
@@ -77,6 +78,7 @@ impl Worker {
 
     /// One round over all queues; gives how many packets came.
     pub(super) fn poll(&mut self) -> usize {
+        let started = Tsc::now();
         self.core.poll_commands();
         self.settle_held();
         let mut received = 0;
@@ -86,6 +88,7 @@ impl Worker {
                 break;
             };
             let port = *port;
+            let before = Tsc::now();
             let count = rx.recv(&mut burst);
             if count == 0 {
                 continue;
@@ -93,10 +96,10 @@ impl Worker {
             received += count;
             let octets: usize = burst.as_slice().iter().map(Mbuf::pkt_len).sum();
             self.core.counters().rx().add(count as u64, octets as u64);
-            self.process(&mut burst, port, Entry::Received);
+            self.process(&mut burst, port, Entry::Received, before);
             if !self.whole.is_empty() {
                 let mut whole = std::mem::take(&mut self.whole);
-                self.process(&mut whole, port, Entry::Received);
+                self.process(&mut whole, port, Entry::Received, Tsc::now());
             }
         }
         let tsc = Tsc::now();
@@ -104,6 +107,10 @@ impl Worker {
             reassembler.expire(tsc, self.core.counters());
         }
         self.holding.expire(tsc, self.clock, self.core.counters());
+        match received {
+            0 => self.core.stages().empty_poll(Tsc::now().cycles_since(started)),
+            _ => self.core.stages().busy_poll(),
+        }
         received
     }
 
@@ -122,13 +129,13 @@ impl Worker {
             let mut burst_port = PortIndex(0);
             while let Some(held) = self.holding.pop(id) {
                 if burst.is_full() || held.port != burst_port {
-                    self.process(&mut burst, burst_port, Entry::Held);
+                    self.process(&mut burst, burst_port, Entry::Held, Tsc::now());
                 }
                 burst_port = held.port;
                 // There is room: a full burst has just been processed.
                 drop(burst.push(held.buffer));
             }
-            self.process(&mut burst, burst_port, Entry::Held);
+            self.process(&mut burst, burst_port, Entry::Held, Tsc::now());
         }
     }
 
@@ -140,12 +147,13 @@ impl Worker {
         self.holding.finish(self.core.counters());
     }
 
-    /// Takes a burst, which is empty afterwards, through the pipeline.
-    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex, entry: Entry) {
+    /// Takes a burst, which is empty afterwards, through the pipeline and sends what comes out of it; `begun` is when its
+    /// reception began.
+    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex, entry: Entry, begun: Tsc) {
         if burst.is_empty() {
             return;
         }
-        let tsc = Tsc::now();
+        let count = burst.len();
         self.flatten(burst);
         let mut outcomes = ArrayVec::<Outcome, BURST>::new();
         {
@@ -158,6 +166,8 @@ impl Worker {
                     let _ = batch.push(packet);
                 }
             }
+            let tsc = Tsc::now();
+            self.core.stages().add(Stage::Receive, count, tsc.cycles_since(begun));
             match entry {
                 Entry::Received => self.core.process(self.clock.at(tsc), &mut batch),
                 Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
@@ -174,6 +184,7 @@ impl Worker {
                 }
             }));
         }
+        let tsc = Tsc::now();
         let mut done = Burst::<BURST>::default();
         for (mut mbuf, outcome) in burst.drain().zip(outcomes) {
             match outcome.fate {
@@ -197,6 +208,8 @@ impl Worker {
         for output in 0..self.tx.len() {
             self.flush(PortIndex(output as u8));
         }
+        drop(done);
+        self.core.stages().add(Stage::Transmit, count, Tsc::now().cycles_since(tsc));
     }
 
     /// Puts packets that lie in several buffers into one each.

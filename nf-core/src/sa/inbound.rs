@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use crate::counters::Count;
+use crate::cpu;
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::policy::Selectors;
 use crate::sa::lifetime::{Lifetime, Limit, Phase, Unit};
@@ -73,6 +75,30 @@ impl Sa {
             used: AtomicBool::new(false),
             source: AtomicU64::new(0),
         })
+    }
+
+    /// Asks for the memory that the SA itself is in.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        cpu::prefetch(&self.key);
+        cpu::prefetch(&self.layout);
+        cpu::prefetch(&self.selectors);
+        cpu::prefetch(&self.window);
+        cpu::prefetch(&self.opener);
+    }
+
+    /// Asks for the memory that the SA points to, once the SA itself is there. The engine's keys are left out: they are
+    /// the largest part, and come in while the packets before are being decrypted.
+    #[inline]
+    pub(crate) fn prefetch_parts(&self, core: CoreId) {
+        self.window.prefetch();
+        cpu::prefetch(&*self.opener);
+        cpu::prefetch(self.counters(core));
+        for prefixes in [&self.selectors.src, &self.selectors.dst] {
+            if let Some(prefix) = prefixes.first() {
+                cpu::prefetch(prefix);
+            }
+        }
     }
 
     /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.
@@ -196,22 +222,6 @@ impl std::fmt::Debug for Sa {
             .field("id", &self.id)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-/// A number that one core writes and any reads.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Adds; only the owning core calls this.
-    #[inline]
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
     }
 }
 

@@ -36,13 +36,17 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::cpu;
 use crate::drop::DropReason;
 use crate::types::SeqNo;
 
 use self::sync::{AtomicU64, Ordering};
 
-/// The one place that names the atomics, so that a model checker's can take theirs.
+/// The one place that names the atomics, so that loom's can take theirs: tests/replay_loom.rs tries all interleavings.
 mod sync {
+    #[cfg(loom)]
+    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
+    #[cfg(not(loom))]
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 }
 
@@ -253,6 +257,14 @@ impl ReplayWindow {
         }
     }
 
+    /// Asks for the memory that a number near the head needs.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if !self.is_off() {
+            cpu::prefetch(self.word(block_of(self.head.load(Ordering::Relaxed))));
+        }
+    }
+
     /// The highest number that was authenticated, or that [`resume_from`](Self::resume_from) took for it.
     pub fn highest(&self) -> Option<SeqNo> {
         match self.head.load(Ordering::Relaxed) {
@@ -396,6 +408,7 @@ const fn packet_bit(seq: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::collections::BTreeSet;
 

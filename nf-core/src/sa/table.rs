@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use crate::cpu;
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::larval::{Reservation, ReservationId};
 use crate::types::Spi;
@@ -120,6 +121,14 @@ impl SaTable {
             }
         }
         best.1
+    }
+
+    /// Asks for the memory that looking up this SPI reads.
+    #[inline]
+    pub fn prefetch(&self, spi: Spi) {
+        if let Some(entry) = self.entries.iter_hash(Self::hash(self.seed, spi)).next() {
+            cpu::prefetch(entry);
+        }
     }
 
     /// Puts an SA in; tells which one had the same key, and which reservation this ends. With no room left the new one

@@ -49,6 +49,11 @@ pub struct Headers {
     l4: u16,
     /// Behind the last octet that belongs to the datagram.
     end: u16,
+    /// Where ESP begins; where `end` is for what isn't ESP.
+    esp_at: u16,
+    /// ESP's first two words.
+    spi: u32,
+    seq_low: u32,
 }
 
 impl Headers {
@@ -91,12 +96,12 @@ impl Headers {
     /// From the SPI to the end of the ICV. Empty for frames that aren't ESP.
     #[inline]
     pub fn esp_range(self) -> Range<usize> {
-        let start = match self.kind {
-            Kind::Esp => self.l4.into(),
-            Kind::EspInUdp => usize::from(self.l4) + udp::HEADER_LEN,
-            _ => self.end.into(),
-        };
-        start..self.end.into()
+        self.esp_at.into()..self.end.into()
+    }
+
+    #[inline]
+    fn is_esp(self) -> bool {
+        matches!(self.kind, Kind::Esp | Kind::EspInUdp)
     }
 
     /// The source address.
@@ -133,14 +138,14 @@ impl Headers {
 
     /// The SPI, if the frame is ESP.
     #[inline]
-    pub fn spi(self, frame: &[u8]) -> Option<Spi> {
-        u32_at(frame.get(self.esp_range())?, 0).map(Spi)
+    pub fn spi(self) -> Option<Spi> {
+        self.is_esp().then_some(Spi(self.spi))
     }
 
     /// The sequence number's 32 bits on the wire, if the frame is ESP.
     #[inline]
-    pub fn seq_low(self, frame: &[u8]) -> Option<u32> {
-        u32_at(frame.get(self.esp_range())?, 4)
+    pub fn seq_low(self) -> Option<u32> {
+        self.is_esp().then_some(self.seq_low)
     }
 }
 
@@ -148,7 +153,7 @@ impl Headers {
 ///
 /// # Errors
 /// The reason under which to drop a frame that is cut short or lies about its lengths.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Headers, DropReason> {
     let (ethertype, l3) = ethernet::payload(frame).ok_or(DropReason::L2Malformed)?;
     // No frame is that long: a buffer holds less.
@@ -156,11 +161,14 @@ pub fn parse(frame: &[u8]) -> Result<Headers, DropReason> {
     match ethertype {
         ethertype::IPV4 => parse_v4(frame, l3),
         ethertype::IPV6 => parse_v6(frame, l3),
-        _ => Ok(Headers { l3: l3 as u16, l4: l3 as u16, end: frame.len() as u16, ..Headers::default() }),
+        _ => {
+            let end = frame.len() as u16;
+            Ok(Headers { l3: l3 as u16, l4: l3 as u16, end, esp_at: end, ..Headers::default() })
+        }
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
     use ipv4::field;
     let malformed = DropReason::Ipv4Malformed;
@@ -185,6 +193,9 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
         next_header_at: (l3 + field::PROTOCOL) as u16,
         l4: (l3 + header_len) as u16,
         end: (l3 + total_len) as u16,
+        esp_at: (l3 + total_len) as u16,
+        spi: 0,
+        seq_low: 0,
     };
     if fragment & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0 {
         return Ok(as_fragment(headers));
@@ -219,6 +230,9 @@ fn parse_v6(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
         next_header_at: chain.named_at as u16,
         l4: chain.at as u16,
         end: end as u16,
+        esp_at: end as u16,
+        spi: 0,
+        seq_low: 0,
     };
     match chain.end {
         ChainEnd::UpperLayer => Ok(upper_layer(frame, headers)),
@@ -236,18 +250,34 @@ fn as_fragment(headers: Headers) -> Headers {
     Headers { kind, ..headers }
 }
 
-#[inline]
+#[inline(always)]
 fn upper_layer(frame: &[u8], headers: Headers) -> Headers {
     let payload = frame.get(headers.l4.into()..headers.end.into()).unwrap_or_default();
     match headers.protocol {
-        protocol::ESP if payload.len() < ESP_HEADER_LEN => {
-            Headers { kind: Kind::Faulty(DropReason::EspTruncated), ..headers }
-        }
-        protocol::ESP => Headers { kind: Kind::Esp, ..headers },
-        protocol::UDP if u16_at(payload, udp::field::DST_PORT) == Some(NAT_T_PORT) => {
-            let (kind, len) = nat_t(payload).unwrap_or((Kind::Faulty(DropReason::UdpMalformed), payload.len()));
-            Headers { kind, end: headers.l4 + len as u16, ..headers }
-        }
+        protocol::ESP => match payload.first_chunk() {
+            Some(start) => with_esp(Headers { kind: Kind::Esp, ..headers }, headers.l4, start),
+            None => Headers { kind: Kind::Faulty(DropReason::EspTruncated), ..headers },
+        },
+        protocol::UDP => in_udp(payload, headers),
+        _ => headers,
+    }
+}
+
+#[inline(always)]
+fn with_esp(headers: Headers, at: u16, start: &[u8; ESP_HEADER_LEN]) -> Headers {
+    let [a, b, c, d, e, f, g, h] = *start;
+    Headers { esp_at: at, spi: u32::from_be_bytes([a, b, c, d]), seq_low: u32::from_be_bytes([e, f, g, h]), ..headers }
+}
+
+fn in_udp(datagram: &[u8], headers: Headers) -> Headers {
+    if u16_at(datagram, udp::field::DST_PORT) != Some(NAT_T_PORT) {
+        return headers;
+    }
+    let (kind, len) = nat_t(datagram).unwrap_or((Kind::Faulty(DropReason::UdpMalformed), datagram.len()));
+    let end = headers.l4 + len as u16;
+    let headers = Headers { kind, end, esp_at: end, ..headers };
+    match datagram.get(udp::HEADER_LEN..).and_then(|esp| esp.first_chunk()) {
+        Some(start) if kind == Kind::EspInUdp => with_esp(headers, headers.l4 + udp::HEADER_LEN as u16, start),
         _ => headers,
     }
 }
@@ -338,7 +368,7 @@ mod tests {
         let headers = parse(&frame).unwrap();
         assert_eq!((headers.kind, headers.version(), headers.tos()), (Kind::Esp, Some(IpVersion::V4), 3));
         assert_eq!((headers.l3(), headers.l3_len(), headers.next_header_at()), (14, 20, 23));
-        assert_eq!((headers.spi(&frame), headers.seq_low(&frame)), (Some(Spi(0xB761_863E)), Some(7)));
+        assert_eq!((headers.spi(), headers.seq_low()), (Some(Spi(0xB761_863E)), Some(7)));
         assert_eq!(headers.src(&frame), Some("10.1.1.1".parse().unwrap()));
         assert_eq!(headers.dst(&frame), Some("10.10.1.2".parse().unwrap()));
         assert_eq!(headers.udp_ports(&frame), None);
@@ -358,7 +388,7 @@ mod tests {
         let headers = parse(&frame).unwrap();
         assert_eq!((headers.kind, headers.version(), headers.tos()), (Kind::Esp, Some(IpVersion::V6), 3));
         assert_eq!((headers.l3(), headers.l3_len(), headers.next_header_at()), (18, 56, 18 + 48));
-        assert_eq!(headers.spi(&frame), Some(Spi(0xB761_863E)));
+        assert_eq!(headers.spi(), Some(Spi(0xB761_863E)));
     }
 
     #[test]
@@ -482,7 +512,7 @@ mod tests {
                 let esp = headers.esp_range();
                 prop_assert!(headers.l3() <= usize::from(headers.l4) && headers.l4 <= headers.end);
                 prop_assert!(esp.start <= esp.end && esp.end <= frame.len());
-                let _ = (headers.spi(&frame), headers.src(&frame), headers.udp_ports(&frame));
+                let _ = (headers.spi(), headers.src(&frame), headers.udp_ports(&frame));
             }
         }
 
@@ -504,8 +534,8 @@ mod tests {
             let headers = parse(&frame).unwrap();
             prop_assert_eq!(headers.kind, if in_udp { Kind::EspInUdp } else { Kind::Esp });
             prop_assert_eq!(&frame[headers.esp_range()], &esp[..]);
-            prop_assert_eq!(headers.spi(&frame), Some(Spi(spi)));
-            prop_assert_eq!(headers.seq_low(&frame), Some(seq));
+            prop_assert_eq!(headers.spi(), Some(Spi(spi)));
+            prop_assert_eq!(headers.seq_low(), Some(seq));
             prop_assert_eq!(headers.l3(), 14 + 4 * tags);
             prop_assert_eq!(frame[headers.next_header_at()], protocol);
         }

@@ -6,27 +6,22 @@ use super::ipv6::ChainEnd;
 use super::{IpVersion, ipv4, ipv6, protocol, u16_at};
 use crate::drop::DropReason;
 
-/// What must be known of a decapsulated packet.
+/// What must be known of a decapsulated packet. Small on purpose: it goes through many hands. Addresses and ports are read
+/// from the packet itself where they are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inner {
     /// The version of its header.
     pub version: IpVersion,
-    /// Octets of the packet, header included.
-    pub total_len: usize,
     /// TOS octet or traffic class.
     pub tos: u8,
-    /// Source address.
-    pub src: IpAddr,
-    /// Destination address.
-    pub dst: IpAddr,
     /// Upper-layer protocol; of a fragment, what its header names.
     pub protocol: u8,
-    /// Where the upper-layer header begins.
-    pub l4: usize,
-    /// Source and destination port of TCP and UDP, if the packet shows them.
-    pub ports: Option<(u16, u16)>,
     /// Whether this is a fragment, so that no checksum can be told.
     pub fragment: bool,
+    /// Whether the upper-layer header is there to be read.
+    shows_ports: bool,
+    l4: u32,
+    total_len: u32,
 }
 
 impl Inner {
@@ -34,7 +29,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`DropReason::InnerMalformed`] where the header is cut short or lies about lengths.
-    #[inline]
+    #[inline(always)]
     pub fn parse(octets: &[u8]) -> Result<Inner, DropReason> {
         match IpVersion::of(octets) {
             Some(IpVersion::V4) => Self::parse_v4(octets),
@@ -44,7 +39,48 @@ impl Inner {
         .ok_or(DropReason::InnerMalformed)
     }
 
+    /// Octets of the packet, header included.
     #[inline]
+    pub fn total_len(&self) -> usize {
+        self.total_len as usize
+    }
+
+    /// Where the upper-layer header begins.
+    #[inline]
+    pub fn l4(&self) -> usize {
+        self.l4 as usize
+    }
+
+    /// The source address, from the packet that this was parsed from.
+    #[inline]
+    pub fn src(&self, packet: &[u8]) -> Option<IpAddr> {
+        self.address(packet, ipv4::field::SRC, ipv6::field::SRC)
+    }
+
+    /// The destination address, from the packet that this was parsed from.
+    #[inline]
+    pub fn dst(&self, packet: &[u8]) -> Option<IpAddr> {
+        self.address(packet, ipv4::field::DST, ipv6::field::DST)
+    }
+
+    /// Source and destination port of TCP and UDP, if the packet shows them.
+    pub fn ports(&self, packet: &[u8]) -> Option<(u16, u16)> {
+        let packet = packet.get(..self.total_len()).filter(|_| self.shows_ports)?;
+        match self.protocol {
+            protocol::TCP | protocol::UDP => Some((u16_at(packet, self.l4())?, u16_at(packet, self.l4() + 2)?)),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn address(&self, packet: &[u8], v4: usize, v6: usize) -> Option<IpAddr> {
+        match self.version {
+            IpVersion::V4 => Some(IpAddr::from(*packet.get(v4..)?.first_chunk::<4>()?)),
+            IpVersion::V6 => Some(IpAddr::from(*packet.get(v6..)?.first_chunk::<16>()?)),
+        }
+    }
+
+    #[inline(always)]
     fn parse_v4(octets: &[u8]) -> Option<Inner> {
         use ipv4::field;
         let header: &[u8; ipv4::MIN_HEADER_LEN] = octets.first_chunk()?;
@@ -54,47 +90,32 @@ impl Inner {
             return None;
         }
         let fragment = u16_at(header, field::FRAGMENT)?;
-        let protocol = header[field::PROTOCOL];
-        let first = fragment & ipv4::fragment::OFFSET == 0;
         Some(Inner {
             version: IpVersion::V4,
-            total_len,
             tos: header[field::TOS],
-            src: IpAddr::from(*header.get(field::SRC..)?.first_chunk::<4>()?),
-            dst: IpAddr::from(*header.get(field::DST..)?.first_chunk::<4>()?),
-            protocol,
-            l4,
-            ports: if first { ports(octets.get(..total_len)?, l4, protocol) } else { None },
+            protocol: header[field::PROTOCOL],
             fragment: fragment & (ipv4::fragment::OFFSET | ipv4::fragment::MORE) != 0,
+            shows_ports: fragment & ipv4::fragment::OFFSET == 0,
+            l4: l4 as u32,
+            total_len: total_len as u32,
         })
     }
 
-    #[inline]
     fn parse_v6(octets: &[u8]) -> Option<Inner> {
         use ipv6::field;
         let header: &[u8; ipv6::HEADER_LEN] = octets.first_chunk()?;
         let total_len = usize::from(u16_at(header, field::PAYLOAD_LEN)?) + ipv6::HEADER_LEN;
         let packet = octets.get(..total_len)?;
         let chain = ipv6::walk(packet, 0)?;
-        let upper = chain.end == ChainEnd::UpperLayer;
         Some(Inner {
             version: IpVersion::V6,
-            total_len,
             tos: ipv6::traffic_class(header)?,
-            src: IpAddr::from(*header.get(field::SRC..)?.first_chunk::<16>()?),
-            dst: IpAddr::from(*header.get(field::DST..)?.first_chunk::<16>()?),
             protocol: chain.protocol,
-            l4: chain.at,
-            ports: if upper { ports(packet, chain.at, chain.protocol) } else { None },
             fragment: chain.end == ChainEnd::Fragment,
+            shows_ports: chain.end == ChainEnd::UpperLayer,
+            l4: chain.at as u32,
+            total_len: total_len as u32,
         })
-    }
-}
-
-fn ports(packet: &[u8], l4: usize, protocol: u8) -> Option<(u16, u16)> {
-    match protocol {
-        protocol::TCP | protocol::UDP => Some((u16_at(packet, l4)?, u16_at(packet, l4 + 2)?)),
-        _ => None,
     }
 }
 
@@ -115,9 +136,10 @@ mod tests {
         let mut octets = v4();
         octets.extend([0; 100]);
         let inner = Inner::parse(&octets).unwrap();
-        assert_eq!((inner.version, inner.total_len, inner.tos), (IpVersion::V4, 30, 0xB8));
-        assert_eq!((inner.src.to_string(), inner.dst.to_string()), ("192.168.1.2".into(), "10.0.0.1".into()));
-        assert_eq!((inner.protocol, inner.l4, inner.ports), (17, 20, Some((1000, 53))));
+        assert_eq!((inner.version, inner.total_len(), inner.tos), (IpVersion::V4, 30, 0xB8));
+        assert_eq!(inner.src(&octets), Some(IpAddr::from([192, 168, 1, 2])));
+        assert_eq!(inner.dst(&octets), Some(IpAddr::from([10, 0, 0, 1])));
+        assert_eq!((inner.protocol, inner.l4(), inner.ports(&octets)), (17, 20, Some((1000, 53))));
     }
 
     #[test]
@@ -125,7 +147,7 @@ mod tests {
         let mut octets = v4();
         octets[7] = 1;
         let inner = Inner::parse(&octets).unwrap();
-        assert_eq!((inner.ports, inner.fragment), (None, true));
+        assert_eq!((inner.ports(&octets), inner.fragment), (None, true));
     }
 
     #[test]
@@ -147,8 +169,10 @@ mod tests {
         packet.extend([0x30; 16]);
         packet.extend([0, 80, 0, 81, 9, 9, 9, 9]);
         let inner = Inner::parse(&packet).unwrap();
-        assert_eq!((inner.version, inner.total_len, inner.tos), (IpVersion::V6, 48, 0xA5));
-        assert_eq!((inner.protocol, inner.ports), (6, Some((80, 81))));
+        assert_eq!((inner.version, inner.total_len(), inner.tos), (IpVersion::V6, 48, 0xA5));
+        assert_eq!(inner.src(&packet), Some(IpAddr::from([0x20; 16])));
+        assert_eq!(inner.dst(&packet), Some(IpAddr::from([0x30; 16])));
+        assert_eq!((inner.protocol, inner.ports(&packet)), (6, Some((80, 81))));
         assert_eq!(Inner::parse(&packet[..47]), Err(DropReason::InnerMalformed));
     }
 
@@ -160,7 +184,9 @@ mod tests {
                 *first = version;
             }
             if let Ok(inner) = Inner::parse(&octets) {
-                prop_assert!(inner.total_len <= octets.len());
+                prop_assert!(inner.total_len() <= octets.len());
+                let _ = inner.ports(&octets);
+                prop_assert!(inner.src(&octets).is_some() && inner.dst(&octets).is_some());
             }
         }
     }

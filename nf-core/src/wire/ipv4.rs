@@ -1,7 +1,7 @@
 //! IPv4 headers (RFC 791), changed in place. Functions on a packet that is too short do nothing: the caller has parsed
 //! it before.
 
-use super::{checksum, put_u16, u16_at};
+use super::{checksum, put_u16};
 
 /// Octets of a header without options.
 pub const MIN_HEADER_LEN: usize = 20;
@@ -52,34 +52,39 @@ pub fn refresh_checksum(packet: &mut [u8]) {
 #[inline]
 #[must_use]
 pub fn decrement_ttl(packet: &mut [u8]) -> bool {
-    match packet.get(field::TTL) {
-        Some(ttl) if *ttl > 1 => {}
-        _ => return false,
-    }
-    change_word(packet, field::TTL, |word| word - 0x0100);
+    let Some(header) = packet.first_chunk_mut::<MIN_HEADER_LEN>().filter(|header| header[field::TTL] > 1) else {
+        return false;
+    };
+    let before = u16::from_be_bytes([header[field::TTL], header[field::PROTOCOL]]);
+    header[field::TTL] -= 1;
+    change_checksum(header, before, before - 0x0100);
     true
 }
 
 /// Sets the ECN bits (RFC 3168 5).
 #[inline]
 pub fn set_ecn(packet: &mut [u8], ecn: u8) {
-    change_word(packet, 0, |word| word & !3 | u16::from(ecn & 3));
+    if let Some(header) = packet.first_chunk_mut::<MIN_HEADER_LEN>() {
+        let before = u16::from_be_bytes([header[0], header[field::TOS]]);
+        let after = before & !3 | u16::from(ecn & 3);
+        header[field::TOS] = after as u8;
+        change_checksum(header, before, after);
+    }
 }
 
-/// Changes a word of the header and its checksum with it.
+/// Changes the checksum as one word under it has changed.
 #[inline]
-fn change_word(packet: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
-    if let (Some(before), Some(sum)) = (u16_at(packet, at), u16_at(packet, field::CHECKSUM)) {
-        let after = change(before);
-        put_u16(packet, at, after);
-        put_u16(packet, field::CHECKSUM, checksum::update(sum, before, after));
-    }
+fn change_checksum(header: &mut [u8; MIN_HEADER_LEN], before: u16, after: u16) {
+    let sum = u16::from_be_bytes([header[field::CHECKSUM], header[field::CHECKSUM + 1]]);
+    let [high, low] = checksum::update(sum, before, after).to_be_bytes();
+    (header[field::CHECKSUM], header[field::CHECKSUM + 1]) = (high, low);
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::u16_at;
     use super::*;
 
     fn header(octets: [u8; 20]) -> [u8; 20] {

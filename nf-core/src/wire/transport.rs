@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Inner, checksum, protocol, put_u16, u16_at, udp};
+use super::{Inner, IpVersion, checksum, protocol, put_u16, u16_at, udp};
 
 const TCP_CHECKSUM: usize = 16;
 
@@ -10,22 +10,25 @@ const TCP_CHECKSUM: usize = 16;
 /// are left alone.
 pub fn refresh_checksum(packet: &mut [u8], inner: &Inner) {
     let at = match inner.protocol {
-        protocol::TCP => inner.l4 + TCP_CHECKSUM,
-        protocol::UDP => inner.l4 + udp::field::CHECKSUM,
+        protocol::TCP => inner.l4() + TCP_CHECKSUM,
+        protocol::UDP => inner.l4() + udp::field::CHECKSUM,
         _ => return,
     };
-    let Some(before) = packet.get(..inner.total_len).and_then(|packet| u16_at(packet, at)) else {
+    let Some(before) = packet.get(..inner.total_len()).and_then(|packet| u16_at(packet, at)) else {
         return;
     };
-    let without = inner.protocol == protocol::UDP && before == 0 && inner.src.is_ipv4();
+    let without = inner.protocol == protocol::UDP && before == 0 && inner.version == IpVersion::V4;
     if inner.fragment || without {
         return;
     }
-    put_u16(packet, at, 0);
-    let Some(segment) = packet.get(inner.l4..inner.total_len) else {
+    let Some(pseudo_header) = pseudo_header(packet, inner) else {
         return;
     };
-    let sum = checksum::sum(segment) + pseudo_header(inner, segment.len());
+    put_u16(packet, at, 0);
+    let Some(segment) = packet.get(inner.l4()..inner.total_len()) else {
+        return;
+    };
+    let sum = checksum::sum(segment) + pseudo_header;
     let sum = match (!checksum::fold(sum), inner.protocol) {
         // In UDP zero stands for "none".
         (0, protocol::UDP) => 0xFFFF,
@@ -35,12 +38,13 @@ pub fn refresh_checksum(packet: &mut [u8], inner: &Inner) {
 }
 
 /// The sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1).
-fn pseudo_header(inner: &Inner, len: usize) -> u64 {
+fn pseudo_header(packet: &[u8], inner: &Inner) -> Option<u64> {
+    let len = inner.total_len().checked_sub(inner.l4())?;
     let address = |address| match address {
         IpAddr::V4(address) => checksum::sum(&address.octets()),
         IpAddr::V6(address) => checksum::sum(&address.octets()),
     };
-    address(inner.src) + address(inner.dst) + u64::from(inner.protocol) + len as u64
+    Some(address(inner.src(packet)?) + address(inner.dst(packet)?) + u64::from(inner.protocol) + len as u64)
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     let mut endpoint = Endpoint::new(config, ikev2::system_rng()?, Box::new(Spis), Instant::now(), SystemTime::now());
     endpoint.add_connection(connection)?;
+    println!("ready");
     run(&mut endpoint, &sockets, &inputs)
 }
 

@@ -10,7 +10,7 @@ use x509_cert::name::{Name, RdnSequence, RelativeDistinguishedName};
 use crate::wire::{Id, IdType};
 
 /// An identity of ours or of a peer's.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity(Id<'static>);
 
 /// Why a text isn't an identity.
@@ -138,6 +138,12 @@ impl fmt::Display for Identity {
     }
 }
 
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({self})", self.kind())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,11 +163,14 @@ mod tests {
             ("@#00ff", IdType::KEY_ID),
             ("keyid:branch 7", IdType::KEY_ID),
             ("fqdn:10.0.0.1", IdType::FQDN),
+            ("C=CH, O=Test, CN=a", IdType::DER_ASN1_DN),
         ] {
             assert_eq!(identity(text).kind(), kind, "{text}");
         }
         assert_eq!(identity("@#00ff").data(), [0, 0xff]);
-        for bad in ["", "@", "@#0", "@#", "@#zz", "email:"] {
+        assert_eq!(format!("{:?}", identity("vpn.example.org")), "ID_FQDN(vpn.example.org)");
+        assert_eq!(identity("C=CH,O=Test,  CN=a").to_string(), "C=CH, O=Test, CN=a");
+        for bad in ["", "@", "@#0", "@#", "@#zz", "email:", "X=Y", "CN=a,b"] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ikev2::config::{Auth, ConfigError};
 use ikev2::crypto::certificate::{Authorities, CertificateError, LocalCertificate};
+use ikev2::crypto::signature::KeyError;
 use ikev2::wire::{self, Header, Message, NotifyType, Payload, Payloads};
 use ikev2::{Connection, Event, Failure, Notice, Outcome, Transmit};
 use support::{A, B, Net};
@@ -169,13 +170,11 @@ fn long_certificate_messages_are_fragmented_and_survive_loss() {
     net.connect();
     net.run_for(60 * SECOND);
     net.assert_mirrored();
-    let longest = net.trace.iter().map(|(_, sent)| sent.payload.len()).max().unwrap();
-    assert!(
-        longest <= 500
-            || net.trace.iter().all(|(_, sent)| {
-                sent.payload.len() <= 500 || Header::parse(&sent.payload).unwrap().message_id.0 == 0
-            })
-    );
+    // IKE_SA_INIT, of message ID 0, can't be fragmented.
+    let later = net.trace.iter().filter(|(_, sent)| Header::parse(&sent.payload).unwrap().message_id.0 != 0);
+    assert!(later.clone().count() > 4);
+    let longest = later.map(|(_, sent)| sent.payload.len()).max().unwrap();
+    assert!((400..=500).contains(&longest), "{longest}");
 }
 
 #[test]
@@ -184,13 +183,10 @@ fn errors_in_files_say_what_to_do() {
     let error = |pem: &str, key: &str| LocalCertificate::from_pem(pem, key, false).unwrap_err();
     assert_eq!(error(&pem, &file("ecdsa-b.key")), CertificateError::Mismatch);
     assert_eq!(error("", &key), CertificateError::None);
-    assert!(error(&pem, "hunter2").to_string().contains("BEGIN") || error(&pem, "hunter2").to_string().contains("PEM"));
-    assert!(matches!(
-        error(&pem.replace("MII", "MIX"), &key),
-        CertificateError::Invalid { .. } | CertificateError::None
-    ));
+    assert_eq!(error(&pem, "hunter2"), CertificateError::Key(KeyError::Unknown));
+    let broken = pem.replacen("MII", "MIX", 1);
+    assert!(matches!(error(&broken, &key), CertificateError::Invalid { number: 1, .. }));
     assert_eq!(Authorities::from_pem("").unwrap_err(), CertificateError::None);
     let text = format!("{:?}", auth("rsa-a", "rsa-ca", false));
-    assert!(text.contains("C=CH, O=Test, CN=a") || text.contains("ID_DER_ASN1_DN"), "{text}");
-    assert!(text.contains("PrivateKey(RSA)"), "{text}");
+    assert!(text.contains("C=CH, O=Test, CN=a") && text.contains("PrivateKey(RSA)"), "{text}");
 }

@@ -213,7 +213,17 @@ impl Coordinator {
             self.log_decision(&decision.verdict, decision.peer, decision.address, decision.trigger);
             let ended = match &decision.verdict {
                 Verdict::Recovered { took } => Ok(format!("recovered after {:.1} ms", took.as_secs_f64() * 1e3)),
-                Verdict::Failed { why } => Err(why.clone()),
+                Verdict::Failed { why } => {
+                    let peer = decision.peer.map_or("none", |peer| self.name(peer));
+                    let spi = match decision.trigger {
+                        Trigger::InvalidSpi(spi) => Some(spi),
+                        _ => None,
+                    };
+                    if let Err(error) = lock(&self.sad).recovery_failed(peer, decision.address, spi, why) {
+                        tracing::debug!(peer, "nf-core's hooks don't hear of a failed recovery: {error}");
+                    }
+                    Err(why.clone())
+                }
                 _ => continue,
             };
             let tasks = self.recoveries.extract_if(.., |(peer, _)| Some(*peer) == decision.peer);

@@ -1,8 +1,8 @@
 //! Secrets from files that only their owner may access.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -16,7 +16,7 @@ const MAX_OCTETS: u64 = 64 << 10;
 /// A sentence with the file's path and the remedy.
 pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let error = |problem: &str| format!("{}: {problem}", path.display());
-    let mut file = File::open(path).map_err(|e| error(&e.to_string()))?;
+    let file = File::open(path).map_err(|e| error(&e.to_string()))?;
     // Of the file that is open: a path may change its meaning.
     let metadata = file.metadata().map_err(|e| error(&e.to_string()))?;
     if !metadata.is_file() {
@@ -30,7 +30,7 @@ pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     }
     // With room for all of it from the start, so that no copy is left behind by growing.
     let mut octets = Zeroizing::new(Vec::with_capacity(MAX_OCTETS as usize + 1));
-    file.by_ref().take(MAX_OCTETS).read_to_end(&mut octets).map_err(|e| error(&e.to_string()))?;
+    (&file).take(MAX_OCTETS).read_to_end(&mut octets).map_err(|e| error(&e.to_string()))?;
     Ok(octets)
 }
 
@@ -50,6 +50,33 @@ pub fn read_psk(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         None => octets,
     };
     if key.is_empty() { Err(format!("{}: the pre-shared key is empty", path.display())) } else { Ok(key) }
+}
+
+/// Octets of a secret that is made here.
+const SECRET_OCTETS: usize = 32;
+
+/// The secret in a file, which is made with a random one if it isn't there.
+///
+/// # Errors
+/// As [`read_private`], or the file can't be made.
+pub fn read_or_make(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let error = |problem: String| format!("{}: {problem}", path.display());
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            let mut secret = Zeroizing::new(vec![0; SECRET_OCTETS]);
+            getrandom::fill(&mut secret).map_err(|e| error(e.to_string()))?;
+            file.write_all(&secret).and_then(|()| file.sync_all()).map_err(|e| error(e.to_string()))?;
+            Ok(secret)
+        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let secret = read_private(path)?;
+            if secret.len() < SECRET_OCTETS {
+                return Err(error(format!("has less than {SECRET_OCTETS} octets; remove it, and it is made anew")));
+            }
+            Ok(secret)
+        }
+        Err(e) => Err(error(e.to_string())),
+    }
 }
 
 #[cfg(test)]
@@ -79,5 +106,17 @@ mod tests {
             assert!(error.contains(wanted) && !error.contains("sesame"), "{error}");
         }
         assert!(read_psk(dir.path()).unwrap_err().ends_with("isn't a regular file"));
+    }
+
+    #[test]
+    fn a_secret_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qcd");
+        let made = read_or_make(&path).unwrap();
+        assert_eq!((made.len(), std::fs::metadata(&path).unwrap().mode() & 0o777), (32, 0o600));
+        assert_eq!(*read_or_make(&path).unwrap(), *made);
+        std::fs::write(&path, "short").unwrap();
+        assert!(read_or_make(&path).unwrap_err().contains("has less than 32 octets"));
+        assert!(read_or_make(&dir.path().join("none/qcd")).is_err());
     }
 }

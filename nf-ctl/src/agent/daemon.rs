@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{Receiver, bounded, select_biased};
+use ikev2::crypto::secret::Secret;
 use ikev2::{Connection, Endpoint, EndpointConfig, Transmit};
 use nf_core::config::{Config, ConfigError};
 use nf_core::control::proto::Response;
@@ -17,6 +18,7 @@ use nf_core::control::server::{Call, Handler, Reply, Server, ServerError};
 use tracing_subscriber::EnvFilter;
 
 use super::coordinator::{Coordinator, SpiSource};
+use super::credentials::read_or_make;
 use super::daemon_link::DaemonLink;
 use super::peers::{self, Peer};
 use super::proto::{Request, Started, Status, VERSION};
@@ -56,6 +58,9 @@ pub enum AgentError {
     /// A port of IKE can't be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The secret of quick crash detection.
+    #[error("[agent] qcd_secret_file: {0}")]
+    Secret(String),
     /// A connection can't be used.
     #[error("peer `{0}`: {1}")]
     Connection(String, ikev2::config::ConfigError),
@@ -104,7 +109,11 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
         error: io::Error::other(error.to_string()),
     })?;
     let spis = Box::new(SpiSource(Arc::clone(&sad)));
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), rng, spis, now, SystemTime::now());
+    let qcd_secret =
+        config.agent.qcd_secret_file.as_deref().map(read_or_make).transpose().map_err(AgentError::Secret)?;
+    let qcd_secret = qcd_secret.map(|secret| Secret::from(secret.as_slice()));
+    let mut endpoint =
+        Endpoint::new(EndpointConfig { qcd_secret, ..EndpointConfig::default() }, rng, spis, now, SystemTime::now());
     for connection in connections {
         let name = connection.name.clone();
         endpoint.add_connection(connection).map_err(|error| AgentError::Connection(name, error))?;

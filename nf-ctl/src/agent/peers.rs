@@ -147,7 +147,11 @@ fn auth(peer: &config::Peer) -> Result<Auth, String> {
             let psk = read_psk(path).map_err(|error| format!("psk_file: {error}"))?;
             Ok(Auth::Psk(Secret::from(psk.as_slice())))
         }
-        None => Err("psk_file: is missing, and there is no cert_file: IKE needs one of them".to_owned()),
+        None if peer.cert_file.is_some() => {
+            Err("cert_file: the agent's own IKE takes pre-shared keys only; set psk_file, or backend = \"vici\""
+                .to_owned())
+        }
+        None => Err("psk_file: is missing: without it IKE can't be spoken".to_owned()),
     }
 }
 

@@ -91,6 +91,20 @@ impl Sad {
         self.call(&Request::SaList {})
     }
 
+    /// Tells nf-core that the recovery of a peer has failed: it has hooks for that.
+    ///
+    /// # Errors
+    /// As [`Sad::reserve`].
+    pub fn recovery_failed(
+        &mut self,
+        peer: &str,
+        src: Option<IpAddr>,
+        spi: Option<Spi>,
+        reason: &str,
+    ) -> Result<(), String> {
+        self.call(&Request::RecoveryFailed { peer: peer.to_owned(), src, spi, reason: reason.to_owned() })
+    }
+
     fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, String> {
         if let Some((at, why)) = &self.failed
             && at.elapsed() < REST

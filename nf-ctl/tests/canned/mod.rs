@@ -13,7 +13,7 @@ use nf_core::control::proto::{
     BindingReport, Endpoint, EventKind, EventReport, InstanceReport, InvalidSpiEvent, PluginKindReport, PluginReport,
     PortReport, Request, Reserved, Response, SaId, SaName, SaReport, Status, Subscribed, VERSION,
 };
-use nf_core::control::server::{ControlServer, Handler, Reply};
+use nf_core::control::server::{ControlServer, Handler, Reply, Server};
 use nf_core::control::subscribers::Subscribers;
 use nf_core::counters::{Consumed, CoreCounters, Snapshot};
 use nf_core::drop::DropReason;
@@ -22,7 +22,9 @@ use nf_core::notify::{Class, FlowReport, NotifyReport};
 use nf_core::sa::inbound::SaTotals;
 use nf_core::sa::lifetime::{Lifetime, Limit, Unit};
 use nf_core::sa::spec::{SaSpec, SelectorSpec};
+use nf_core::stage::{RuntimeReport, Stage, StageCounters};
 use nf_core::types::Spi;
+use nf_ctl::agent::proto as agent;
 
 /// The network function behind the socket.
 struct Desk {
@@ -146,6 +148,7 @@ impl Handler for Desk {
             Request::CoreCounters {} => {
                 Response::ok(self.cores.iter().map(|core| core.snapshot().report()).collect::<Vec<_>>())
             }
+            Request::Runtime {} => Response::ok([runtime()]),
             Request::SaAdd { sa } => done(self.add(&sa)),
             Request::SaDel { sa } => done(self.find(sa).map(|place| drop(self.sas.remove(place)))),
             Request::SaList {} => Response::ok(&self.sas),
@@ -171,6 +174,18 @@ impl Handler for Desk {
         };
         response.into()
     }
+}
+
+fn runtime() -> RuntimeReport {
+    let stages = StageCounters::default();
+    for _ in 0..1000 {
+        stages.add(Stage::Receive, 40, 2_400);
+        stages.add(Stage::Parse, 40, 640);
+        stages.add(Stage::Open, 38, 6_400);
+        stages.empty_poll(60);
+        stages.busy_poll();
+    }
+    stages.report()
 }
 
 fn events() -> Vec<EventReport> {
@@ -322,6 +337,127 @@ fn invalid_spi(limit: usize) -> NotifyReport {
     NotifyReport { packets: 64_574, events: 182, messages: 5, flows_tracked: 2, flows_evicted: 0, flows }
 }
 
+/// An agent that always has the same tunnel.
+struct AgentDesk;
+
+impl Handler<agent::Request> for AgentDesk {
+    fn handle(&mut self, request: agent::Request) -> Reply {
+        let response = match request {
+            agent::Request::Status {} => Response::ok(agent_status()),
+            agent::Request::IkeSas { peer } if peer.as_deref().is_none_or(|peer| peer == "branch") => {
+                Response::ok([ike_sa()])
+            }
+            agent::Request::Recovery { limit } => Response::ok(recovery(limit)),
+            agent::Request::IkeDpd { .. } | agent::Request::Recover { .. } => Response::ok(agent::Started { task: 1 }),
+            agent::Request::IkeDelete { .. } => Response::ok(agent::Started { task: 2 }),
+            agent::Request::Task { task: 1 } => {
+                Response::ok(agent::Task::Done { text: "the peer has answered".to_owned() })
+            }
+            agent::Request::Task { .. } => {
+                Response::ok(agent::Task::Failed { text: "the peer doesn't answer, 6 requests in 15.0 s".to_owned() })
+            }
+            agent::Request::IkeInitiate { peer } => Response::Error(format!(
+                "there is an IKE SA with {peer}; `nf-ctl recover {peer}` renews what is over it"
+            )),
+            agent::Request::IkeSas { .. } => Response::Error("there is no [[peer]] `hub`; there are branch".to_owned()),
+        };
+        response.into()
+    }
+}
+
+fn agent_status() -> agent::Status {
+    agent::Status {
+        protocol: agent::VERSION,
+        version: "0.1.0".to_owned(),
+        pid: 4712,
+        uptime_s: 86_000,
+        nf_core: Ok(()),
+        peers: vec![agent::PeerReport {
+            peer: "branch".to_owned(),
+            kind: "svti".to_owned(),
+            backend: "embedded".to_owned(),
+            address: Some("10.1.1.1".to_owned()),
+            ike_sas: 1,
+            child_sas: 1,
+            problem: None,
+        }],
+    }
+}
+
+fn ike_sa() -> agent::IkeReport {
+    agent::IkeReport {
+        id: 7,
+        peer: "branch".to_owned(),
+        backend: "embedded".to_owned(),
+        version: 2,
+        local: "10.10.1.2:500".parse().unwrap(),
+        remote: "10.1.1.1:500".parse().unwrap(),
+        local_id: "head.example".to_owned(),
+        remote_id: "branch.example".to_owned(),
+        initiator: true,
+        initiator_spi: "0123456789abcdef".to_owned(),
+        responder_spi: "fedcba9876543210".to_owned(),
+        algorithms: "Encr: aes128gcm16, PRF: prfsha256, Hash: None, DH Grp: x25519".to_owned(),
+        nat: (false, false),
+        age_s: 3_600,
+        lifetime_s: 14_400,
+        children: vec![agent::ChildReport {
+            inbound_spi: Spi(0x1234_5678),
+            outbound_spi: Spi(0xC0DE_0001),
+            mode: "tunnel".to_owned(),
+            encap: "none".to_owned(),
+            transform: "aes128gcm16".to_owned(),
+            local_ts: vec!["192.168.2.0/24".to_owned()],
+            remote_ts: vec!["192.168.1.0/24".to_owned()],
+            age_s: 3_600,
+            lifetime_s: 7_200,
+            used: true,
+        }],
+    }
+}
+
+fn recovery(limit: usize) -> agent::RecoveryReport {
+    let decision = |ms, count, peer: Option<&str>, address: &str, action: &str, reason: &str| agent::DecisionReport {
+        first_ms: ms,
+        last_ms: ms,
+        count,
+        peer: peer.map(str::to_owned),
+        address: address.parse().ok(),
+        spi: Some(Spi(0xB761_863E)),
+        trigger: "invalid SPI 0xB761863E(3076621886)".to_owned(),
+        action: action.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let mut decisions = vec![
+        decision(9_000, 64_574, None, "203.0.113.9", "none", "the source is no [[peer]]: counted, never answered"),
+        decision(
+            3_014,
+            1,
+            Some("branch"),
+            "10.1.1.1",
+            "initiate",
+            "no IKE SA with the peer: new IKE SA with INITIAL_CONTACT",
+        ),
+        decision(
+            3_005,
+            1,
+            Some("branch"),
+            "10.1.1.1",
+            "delete",
+            "DELETE over the IKE SA for SPI 0xB761863E(3076621886)",
+        ),
+        decision(3_001, 1, Some("branch"), "10.1.1.1", "recovered", "done after 12.7 ms"),
+    ];
+    decisions.drain(..decisions.len().saturating_sub(limit));
+    agent::RecoveryReport {
+        invalid_spi_recovery: true,
+        budget_left: 197,
+        budget_burst: 200,
+        budget_per_min: 600,
+        decisions,
+    }
+}
+
 /// The daemon, running. It ends when this is dropped.
 pub struct Daemon {
     directory: tempfile::TempDir,
@@ -334,6 +470,7 @@ impl Daemon {
     pub fn new() -> Daemon {
         let directory = tempfile::tempdir().unwrap();
         let server = ControlServer::bind(&directory.path().join("nf.sock")).unwrap();
+        let agent: Server<agent::Request> = Server::bind(&directory.path().join("nf-agent.sock")).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let control = thread::spawn({
             let stop = Arc::clone(&stop);
@@ -341,6 +478,7 @@ impl Daemon {
                 let mut desk = Desk::new();
                 while !stop.load(Ordering::Relaxed) {
                     server.serve(&mut desk, Duration::from_millis(2));
+                    agent.serve(&mut AgentDesk, Duration::from_millis(2));
                 }
             }
         });
@@ -365,6 +503,7 @@ impl Daemon {
             .current_dir(self.directory())
             .env("PATH", format!("{}:/usr/bin:/bin", binaries.display()))
             .env("NF_CTL_SOCKET", self.socket())
+            .env("NF_CTL_AGENT_SOCKET", self.directory().join("nf-agent.sock"))
             .output()
             .unwrap()
     }

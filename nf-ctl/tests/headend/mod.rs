@@ -7,79 +7,88 @@
     reason = "each test binary uses its part of this; a failed unwrap is a failed test"
 )]
 
+pub mod flood;
+
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::common::{Daemon, nf_core};
+use crate::common::Daemon;
 use crate::lab::{HEAD, Lab, PEER, wait_for};
 
 /// What both sides know.
 pub const PSK: &str = "a secret of this test only";
 
+/// What turns recovery on.
+pub const RECOVERY: &str = "[recovery]\ninvalid_spi_recovery = true";
+
+/// How the agent itself speaks IKE with the peer.
+pub const EMBEDDED: &str = r#"
+psk_file = "{psk}"
+local_id = "hub.example"
+remote_id = "branch.example"
+local_ts = ["10.2.0.1/32"]
+remote_ts = ["10.1.0.1/32"]
+"#;
+
 /// nf-core and the agent.
 pub struct HeadEnd {
     pub core: Daemon,
     agent: Option<Child>,
+    /// Gone with this.
     credentials: tempfile::TempDir,
 }
 
 impl HeadEnd {
     /// Starts both; `peer` has further fields of the `[[peer]]` called branch.
     pub fn start(lab: &Lab, peer: &str) -> HeadEnd {
-        HeadEnd::start_with(lab, peer, "")
+        HeadEnd::start_with(lab, peer, RECOVERY)
     }
 
-    /// As [`HeadEnd::start`], with more lines in the configuration.
+    /// As [`HeadEnd::start`], with these lines in the configuration in place of what turns recovery on.
     pub fn start_with(lab: &Lab, peer: &str, more: &str) -> HeadEnd {
-        let credentials = tempfile::tempdir().unwrap();
-        let psk = credentials.path().join("psk");
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&psk).unwrap();
-        std::io::Write::write_all(&mut file, PSK.as_bytes()).unwrap();
-        let address = if peer.contains("address =") { "" } else { &format!("address = \"{PEER}\"") };
-        let recovery = if more.contains("[recovery]") { "" } else { "[recovery]\ninvalid_spi_recovery = true" };
-        let core = lab.nf_core(&format!(
-            r#"
-{recovery}
-{more}
-[agent]
-socket = "{{dir}}/agent.sock"
-vici_socket = "{{dir}}/none.vici"
-[[peer]]
-name = "branch"
-{address}
-psk_file = "{psk}"
-local_id = "hub.example"
-remote_id = "branch.example"
-local_ts = ["10.2.0.1/32"]
-remote_ts = ["10.1.0.1/32"]
-{peer}
-"#,
-            psk = psk.display(),
-        ));
-        let mut head = HeadEnd { core, agent: None, credentials };
+        let mut head = HeadEnd::without_agent(lab, &format!("{EMBEDDED}{peer}"), more);
         head.start_agent(lab);
         head
     }
 
-    fn start_agent(&mut self, lab: &Lab) {
+    /// Starts nf-core alone; `{psk}` in the fields of the `[[peer]]` stands for the key's file.
+    pub fn without_agent(lab: &Lab, peer: &str, more: &str) -> HeadEnd {
+        let credentials = tempfile::tempdir().unwrap();
+        let psk = credentials.path().join("psk");
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&psk).unwrap();
+        std::io::Write::write_all(&mut file, PSK.as_bytes()).unwrap();
+        let address = if peer.contains("\naddress =") { String::new() } else { format!("address = \"{PEER}\"\n") };
+        let peer = peer.replace("{psk}", &psk.display().to_string());
+        let core = lab.nf_core(&format!(
+            "{more}\n[agent]\nsocket = \"{{dir}}/agent.sock\"\nvici_socket = \"{{dir}}/charon.vici\"\n[[peer]]\nname = \"branch\"\n{address}{peer}\n"
+        ));
+        HeadEnd { core, agent: None, credentials }
+    }
+
+    /// Starts the agent and waits until it has found nf-core.
+    pub fn start_agent(&mut self, lab: &Lab) {
         let dir = self.core.dir.path();
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("agent.log")).unwrap();
-        let child = lab
-            .head
-            .command(env!("CARGO_BIN_EXE_nf-ctl"))
-            .args(["agent", "--config"])
-            .arg(dir.join("nf.toml"))
-            .env("NF_LOG", "debug")
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = self.agent_command(lab).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.agent = Some(child);
         let connected = || self.ctl(&["ike", "status"]).status.success().then(|| self.ok(&["ike", "status"]));
         let connected = || connected().filter(|said| said.contains("nf-core: connected"));
         wait_for("the agent", connected, || self.log());
+    }
+
+    /// Where the agent looks for strongSwan's daemon.
+    pub fn vici_socket(&self) -> PathBuf {
+        self.core.dir.path().join("charon.vici")
+    }
+
+    /// The agent's command line.
+    pub fn agent_command(&self, lab: &Lab) -> Command {
+        let mut command = lab.head.command(env!("CARGO_BIN_EXE_nf-ctl"));
+        command.args(["agent", "--config"]).arg(self.core.dir.path().join("nf.toml")).env("NF_LOG", "debug");
+        command
     }
 
     /// Kills the agent: it can't say goodbye.
@@ -106,24 +115,7 @@ remote_ts = ["10.1.0.1/32"]
 
     /// Kills nf-core and starts it anew.
     pub fn restart_core(&mut self, lab: &Lab) {
-        self.kill_core();
-        self.spawn_core(lab);
-        wait_for("nf-core", || self.ctl(&["show", "status"]).status.success().then_some(()), || self.log());
-    }
-
-    /// Kills nf-core.
-    pub fn kill_core(&mut self) {
-        self.core.child.kill().unwrap();
-        self.core.child.wait().unwrap();
-    }
-
-    /// Starts nf-core anew; doesn't wait for it.
-    pub fn spawn_core(&mut self, lab: &Lab) {
-        let dir = self.core.dir.path();
-        let log = fs::OpenOptions::new().append(true).open(dir.join("log")).unwrap();
-        let mut command = lab.head.command(nf_core());
-        command.args(["run", "--config"]).arg(dir.join("nf.toml")).stdout(Stdio::null()).stderr(log);
-        self.core.child = command.spawn().unwrap();
+        lab.restart_nf_core(&mut self.core);
     }
 
     /// Runs nf-ctl.
@@ -147,6 +139,11 @@ remote_ts = ["10.1.0.1/32"]
         let output = self.ctl(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {}", self.log());
         String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// The IKE SAs, as JSON.
+    pub fn ikes(&self) -> Vec<serde_json::Value> {
+        serde_json::from_str(&self.ok(&["--json", "show", "crypto", "ikev2", "sa"])).unwrap()
     }
 
     /// How many mature SAs nf-core has.
@@ -174,7 +171,6 @@ impl Drop for HeadEnd {
             let _ = agent.kill();
             let _ = agent.wait();
         }
-        let _ = &self.credentials;
     }
 }
 

@@ -74,9 +74,19 @@ impl Lab {
         Lab { dir: tempfile::tempdir().unwrap(), peer, head, inside }
     }
 
+    /// The place of a file of a test's own.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// A charon at the peer.
     pub fn peer_charon(&self) -> Charon {
         Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec)
+    }
+
+    /// A charon at the peer, with more lines in the section `charon` of its strongswan.conf.
+    pub fn peer_charon_with(&self, more: &str) -> Charon {
+        Charon::start_with(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec, more)
     }
 
     /// A charon at the peer whose SAs are an nf-core's: without traffic, as there is no egress.

@@ -205,20 +205,26 @@ pub(super) const ESN_ROLL_OVER: Scenario = Scenario {
 
 pub(super) const EXHAUSTED: Scenario = Scenario {
     name: "seq-exhausted",
-    about: "without extended numbers the last one, 0xFFFFFFFF, still passes, and a peer that wraps is refused as a replay (RFC 4303 3.3.3)",
+    about: "without extended numbers the last one, 0xFFFFFFFF, still passes and ends the SA: a peer that wraps is refused (RFC 4303 3.3.3)",
     write: |writer, packets| {
         let outer = Outer::new(PEER_V4, LOCAL_V4);
         let mut sa = Sa::new(0xC0FF_EE01, PEER_V4, LOCAL_V4, AES_128_GCM, &mut writer.random);
+        let mut filler = Sa::new(0xC0FF_EE02, PEER_V4, LOCAL_V4, AES_128_GCM, &mut writer.random);
         writer.install(&sa);
+        writer.install(&filler);
         let count = packets.max(8) as u64;
         sa.seq = u64::from(u32::MAX) - count;
         for _ in 0..count {
             writer.push_valid(&mut sa, &outer, false, 100)?;
         }
+        // The receiver learns of the end when a burst is done.
+        for _ in 0..BURST {
+            writer.push_valid(&mut filler, &outer, false, 64)?;
+        }
         for seq in 0..count {
             let inner = writer.inner(false, 100);
             let frame = outer.esp(&sa.seal_at(seq, IPV4, &inner, 0));
-            writer.push(&frame, Outcome::Dropped(DropReason::Replay))?;
+            writer.push(&frame, Outcome::Dropped(DropReason::InvalidSaV4))?;
         }
         Ok(())
     },

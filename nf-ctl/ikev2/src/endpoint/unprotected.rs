@@ -86,6 +86,9 @@ impl Endpoint {
 
     /// Somebody says that the host at this address doesn't know an SPI. Anybody can say that: nothing changes, but we ask.
     fn take_invalid_spi_hint(&mut self, now: std::time::Instant, remote: SocketAddr, spi: Option<ChildSpi>) {
+        if !self.unprotected.allow(now) {
+            return;
+        }
         let concerned = self
             .sas
             .values()
@@ -100,9 +103,7 @@ impl Endpoint {
                 }
             });
         }
-        if concerned.is_some() || self.unprotected.allow(now) {
-            self.out.events.push_back(Event::Notice(Notice::InvalidSpiHint { remote, spi, checking }));
-        }
+        self.out.events.push_back(Event::Notice(Notice::InvalidSpiHint { remote, spi, checking }));
     }
 
     /// A message of a later version of IKE: we say which one we speak (RFC 7296 2.5).

@@ -1,0 +1,144 @@
+//! What nf-core itself costs: sealed frames from memory through a whole core, from parsing to a fate, without any driver.
+//!
+//! Every figure is the least of many laps, as what is above it is the machine's other work; the median is beside it. SAs
+//! and their replay windows are new in each lap.
+#![allow(missing_docs, clippy::expect_used, reason = "a program that measures ends where it can't")]
+
+mod lap;
+mod results;
+mod together;
+mod traffic;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use lap::{Buffers, Lap};
+use nf_core::crypto::{self, Engine, EngineChoice};
+use nf_core::lanes::BURST;
+use results::{Clocks, Decap, Flood, Results, Scale};
+use traffic::{IMIX, SIZE_64, SIZE_512, SIZE_1400, Sizes, Traffic};
+
+/// Packets of a lap with few SAs: short, so that some laps are left alone by the machine's other work.
+const LAP: usize = 1024;
+
+#[derive(Parser)]
+struct Options {
+    /// The engine.
+    #[arg(long, default_value = "auto")]
+    engine: EngineChoice,
+    /// Fewer laps, and at most 10,000 SAs.
+    #[arg(long)]
+    quick: bool,
+    /// Decapsulation alone, of packets of this size: 64, 512, 1400 or IMIX.
+    #[arg(long)]
+    size: Option<String>,
+    /// Writes the figures as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Cargo says so.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    let engine = crypto::select(options.engine).expect("the engine");
+    let laps = if options.quick { 200 } else { 2000 };
+    let mut results = Results::of_this_machine(engine.name());
+    println!("{results}");
+    for sas in [1, 1000] {
+        for sizes in [SIZE_64, SIZE_512, SIZE_1400, IMIX] {
+            if options.size.as_ref().is_none_or(|only| only == sizes.name) {
+                results.add(|r| &mut r.decap, decap(&*engine, sas, sizes, laps));
+            }
+        }
+    }
+    if options.size.is_some() {
+        return;
+    }
+    let flood = flood(&*engine, laps);
+    println!("{flood}");
+    results.flood = Some(flood);
+    let most = if options.quick { 10_000 } else { 1_000_000 };
+    for sas in [1, 10, 100, 1000, 10_000, 100_000, 1_000_000].into_iter().filter(|sas| *sas <= most) {
+        results.add(|r| &mut r.scale, scale(&*engine, sas));
+    }
+    let together = together::compare(&*engine, if options.quick { 10 } else { 40 });
+    println!("{together}");
+    results.together = Some(together);
+    if let Some(path) = options.json {
+        let json = serde_json::to_vec_pretty(&results).expect("JSON");
+        std::fs::write(&path, json).expect("a place for the figures");
+    }
+}
+
+fn decap(engine: &dyn Engine, sas: usize, sizes: Sizes, laps: usize) -> Decap {
+    let traffic = Traffic::new(engine, sas, (LAP / sas).max(4), sizes, 64);
+    let (_control, mut cores) = lap::network_function(1, sas.max(1024));
+    let core = &mut cores[0];
+    let mut buffers = Buffers::new();
+    let mut best: Option<(Lap, Vec<(String, f64)>)> = None;
+    let mut all = Vec::new();
+    for _ in 0..laps {
+        lap::install(core, traffic.fresh_sas(engine, 1));
+        let before = core.stages().report();
+        let lap = lap::lap(core, &mut buffers, &traffic.frames, BURST);
+        assert_eq!(lap.sent, lap.packets, "every packet is good");
+        all.push(lap);
+        if best.as_ref().is_none_or(|(best, _)| lap.per_packet() < best.per_packet()) {
+            best = Some((lap, results::stages(&before, &core.stages().report())));
+        }
+    }
+    let stages = best.map(|(_, stages)| stages).unwrap_or_default();
+    Decap { sas, size: sizes.name.to_owned(), clocks: Clocks::of(&all), stages }
+}
+
+/// Good packets among ten times as many on unknown SPIs, beside either alone.
+fn flood(engine: &dyn Engine, laps: usize) -> Flood {
+    const UNKNOWN_PER_GOOD: usize = 10;
+    let traffic = Traffic::new(engine, 1, LAP, SIZE_64, 64);
+    let (unknown, mixed) = (traffic.unknown(), traffic.flooded(UNKNOWN_PER_GOOD));
+    let (_control, mut cores) = lap::network_function(1, 1024);
+    let core = &mut cores[0];
+    let mut buffers = Buffers::new();
+    let mut run = |frames: &traffic::Frames, good: u64| {
+        let run = |_| {
+            lap::install(core, traffic.fresh_sas(engine, 1));
+            let lap = lap::lap(core, &mut buffers, frames, BURST);
+            assert_eq!(lap.sent, good, "the flood costs no good packet");
+            lap
+        };
+        Clocks::of(&(0..laps).map(run).collect::<Vec<_>>())
+    };
+    let good = run(&traffic.frames, LAP as u64);
+    let unknown = run(&unknown, 0);
+    let mixed = run(&mixed, LAP as u64);
+    Flood { unknown_per_good: UNKNOWN_PER_GOOD, good, unknown, mixed }
+}
+
+/// One packet after the other on ever more SAs, in an order without any pattern.
+fn scale(engine: &dyn Engine, sas: usize) -> Scale {
+    let laps = (2_000_000 / sas.max(LAP)).clamp(5, 500);
+    let mut traffic = Traffic::new(engine, sas, LAP.div_ceil(sas), SIZE_64, 64);
+    traffic.shuffle();
+    let (_control, mut cores) = lap::network_function(1, sas.max(1024));
+    let core = &mut cores[0];
+    let mut buffers = Buffers::new();
+    let before = results::resident_octets();
+    lap::install(core, traffic.fresh_sas(engine, 1));
+    let octets_per_sa = results::resident_octets().saturating_sub(before) as f64 / sas as f64;
+    let mut all = Vec::new();
+    let mut locate = f64::INFINITY;
+    for _ in 0..laps {
+        lap::install(core, traffic.fresh_sas(engine, 1));
+        let before = core.stages().report();
+        let lap = lap::lap(core, &mut buffers, &traffic.frames, BURST);
+        assert_eq!(lap.sent, lap.packets, "every packet is good");
+        all.push(lap);
+        let stages = results::stages(&before, &core.stages().report());
+        let found = stages.iter().find(|(stage, _)| stage == "decap-locate").map_or(0.0, |(_, clocks)| *clocks);
+        locate = locate.min(found);
+    }
+    // With few SAs the table and the allocator's own needs would be counted as theirs.
+    Scale { sas, clocks: Clocks::of(&all), locate, octets_per_sa: (sas >= 10_000).then_some(octets_per_sa) }
+}

@@ -1,0 +1,159 @@
+//! Throughput: nf-core and DPDK's own ipsec-secgw, in turn, on the same capture, core and driver.
+//!
+//! Frames come from net_pcap, which holds the capture in memory and plays it for ever, and go to net_null. Replay
+//! protection is off on both sides, as the same sequence numbers come again and again. Packets are counted by DPDK, for
+//! both programs in the same way, and read over its telemetry socket. The figure is the best of several short intervals:
+//! anything else that runs on the machine can only make one worse.
+
+mod program;
+pub mod report;
+mod telemetry;
+mod traffic;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use program::Gateway;
+pub use program::Measured;
+use traffic::{Mix, Traffic};
+
+/// Why a comparison could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file can't be written.
+    #[error("{}: {error}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A capture can't be written.
+    #[error("the capture can't be written: {0}")]
+    Capture(#[from] pcap_file::PcapError),
+    /// A program can't be started, or ended before it was asked to.
+    #[error("{program} {problem}; its output is in {}", .log.display())]
+    Program {
+        /// Which.
+        program: String,
+        /// What happened.
+        problem: String,
+        /// Where its output is.
+        log: PathBuf,
+    },
+}
+
+/// What to measure, and with what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// nf-core.
+    pub nf_core: PathBuf,
+    /// ipsec-secgw, built without its demand for receive checksums; none to measure nf-core alone.
+    pub secgw: Option<PathBuf>,
+    /// A directory for captures, configurations and logs.
+    pub dir: PathBuf,
+    /// The CPU that both run on.
+    pub cpu: u16,
+    /// Fewer cases, shorter.
+    pub quick: bool,
+}
+
+/// Packets of one kind.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    size: &'static str,
+    octets: &'static [usize],
+    sas: usize,
+    mix: Mix,
+}
+
+/// Seven short packets to four middling ones and one long one.
+const IMIX: &[usize] = &[64, 576, 64, 64, 576, 64, 1400, 64, 576, 64, 576, 64];
+
+/// Lengths of inner packets.
+const SIZES: [(&str, &[usize]); 4] = [("64", &[64]), ("512", &[512]), ("1400", &[1400]), ("IMIX", IMIX)];
+
+fn cases(quick: bool) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for sas in [1, 1000] {
+        for (size, octets) in SIZES {
+            if !quick || sas == 1 && size != "512" || size == "64" {
+                cases.push(Case { size, octets, sas, mix: Mix::Good });
+            }
+        }
+    }
+    cases.push(Case { size: "64", octets: &[64], sas: 1, mix: Mix::Unknown });
+    cases.push(Case { size: "64", octets: &[64], sas: 1, mix: Mix::Flood });
+    cases
+}
+
+/// One case on both programs. Rates are packets a second.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Octets of the inner packets.
+    pub size: String,
+    /// SAs, visited in turn.
+    pub sas: usize,
+    /// What the packets are.
+    pub mix: String,
+    /// nf-core.
+    pub nf_core: Measured,
+    /// The better of ipsec-secgw's modes.
+    pub secgw: Option<Measured>,
+    /// nf-core's packets to ipsec-secgw's.
+    pub ratio: Option<f64>,
+}
+
+impl Row {
+    /// nf-core's clocks a packet: in the driver, in the crypto engine, and in nf-core itself.
+    fn shares(&self) -> (f64, f64, f64) {
+        let stage = |name: &str| self.nf_core.stages.iter().find(|(stage, _)| stage == name).map_or(0.0, |s| s.1);
+        let all: f64 = self.nf_core.stages.iter().map(|(_, clocks)| clocks).sum();
+        let (driver, crypto) = (stage("receive") + stage("transmit"), stage("decap-open"));
+        (driver, crypto, all - driver - crypto)
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>5} octets, {:>4} SAs, {:<8}", self.size, self.sas, self.mix)?;
+        write!(f, " nf-core {:6.2} Mpps", self.nf_core.received / 1e6)?;
+        if let (Some(secgw), Some(ratio)) = (&self.secgw, self.ratio) {
+            write!(f, ", ipsec-secgw {:6.2} Mpps ({}), ratio {ratio:.2}", secgw.received / 1e6, secgw.mode)?;
+        }
+        let (driver, crypto, rest) = self.shares();
+        write!(f, "; clocks: driver {driver:.0}, crypto {crypto:.0}, all else {rest:.0}")
+    }
+}
+
+/// Measures every case, and calls `done` with each row as it comes.
+///
+/// # Errors
+/// A program that doesn't start or that ends, or a file that can't be written.
+pub fn run(options: &Options, mut done: impl FnMut(&Row)) -> Result<Vec<Row>, BenchError> {
+    std::fs::create_dir_all(&options.dir).map_err(|error| BenchError::Io { path: options.dir.clone(), error })?;
+    let time = if options.quick { Duration::from_millis(1500) } else { Duration::from_secs(5) };
+    let mut rows = Vec::new();
+    for case in cases(options.quick) {
+        let traffic = Traffic::write(&options.dir, &case)?;
+        let nf_core = Gateway::NfCore(&options.nf_core).measure(&traffic, options, time)?;
+        let mut secgw: Option<Measured> = None;
+        if let Some(program) = &options.secgw {
+            for mode in program::SecgwMode::ALL {
+                let measured = Gateway::Secgw(program, mode).measure(&traffic, options, time)?;
+                if secgw.as_ref().is_none_or(|best| best.received < measured.received) {
+                    secgw = Some(measured);
+                }
+            }
+        }
+        let ratio = secgw.as_ref().map(|secgw| nf_core.received / secgw.received);
+        let row =
+            Row { size: case.size.to_owned(), sas: case.sas, mix: case.mix.name().to_owned(), nf_core, secgw, ratio };
+        done(&row);
+        rows.push(row);
+    }
+    Ok(rows)
+}
