@@ -6,11 +6,13 @@ mod common;
 mod headend;
 mod lab;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use headend::HeadEnd;
-use lab::charon::Charon;
-use lab::connection::{Connection, Side};
+use lab::charon::{Charon, KeyType};
+use lab::connection::{Auth, Connection, Side};
 use lab::traffic::Capture;
 use lab::{Lab, wait_for};
 
@@ -56,6 +58,35 @@ fn a_tunnel_comes_up_from_either_side() {
     let shown = head.ok(&["show", "crypto", "isakmp", "sa"]);
     assert!(shown.contains("10.10.1.2       10.10.1.1       READY"), "{shown}");
     head.check_no_secret();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn certificates_prove_who_is_who() {
+    for keys in [KeyType::Ecdsa, KeyType::Rsa] {
+        let lab = Lab::new();
+        let pki = lab.pki(keys);
+        let charon = lab.peer_charon();
+        pki.give_to(&charon, Side::Peer);
+        charon.load(&[Connection::new(Side::Peer).with(|c| c.auth = Auth::Certificates)]);
+        let key = pki.key(Side::Head);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let peer = format!(
+            "kind = \"svti\"\ncert_file = \"{}\"\nkey_file = \"{}\"\nca_file = \"{}\"\n{}",
+            pki.certificate(Side::Head).display(),
+            key.display(),
+            pki.ca().display(),
+            headend::EMBEDDED.replace("psk_file = \"{psk}\"\n", ""),
+        );
+        let mut head = HeadEnd::without_agent(&lab, &peer, headend::RECOVERY);
+        head.start_agent(&lab);
+        head.ok(&["ike", "initiate", "branch"]);
+        charon.wait_children(1);
+        head.ok(&["ike", "delete", "branch"]);
+        charon.wait_children(0);
+        charon.initiate("gw");
+        charon.wait_children(1);
+    }
 }
 
 #[test]
@@ -143,7 +174,7 @@ fn what_goes_wrong_is_said_and_not_repeated_in_a_storm() {
     ] {
         let lab = Lab::new();
         let mut charon = charon(&lab, |c| match change {
-            "psk" => c.auth = lab::connection::Auth::Psk("another secret".to_owned()),
+            "psk" => c.auth = Auth::Psk("another secret".to_owned()),
             "id" => c.local_id = "somebody.example".to_owned(),
             _ => {}
         });

@@ -114,7 +114,7 @@ pub struct Peer {
     pub start: StartAction,
     /// The file with the pre-shared key.
     pub psk_file: Option<PathBuf>,
-    /// Our certificate, a file in PEM or DER.
+    /// Our certificate, a file in PEM.
     pub cert_file: Option<PathBuf>,
     /// Its private key.
     pub key_file: Option<PathBuf>,

@@ -1,16 +1,19 @@
 //! The peers of nf.toml, as IKE and recovery want them.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ikev2::config::{Auth, Lifetime, Mode, RemoteAddress};
+use ikev2::crypto::certificate::{Authorities, LocalCertificate};
 use ikev2::crypto::secret::Secret;
 use ikev2::selector::Selector;
 use ikev2::{Connection, Identity};
 use nf_core::config::{self, Backend, Config, EspOverUdp, IkeVersion, StartAction};
 use nf_core::prefix::Prefix;
 
-use super::credentials::read_psk;
+use super::credentials::{read_private, read_psk};
 use crate::recovery::{Limits, PeerRule, Policy};
 
 /// Offered and accepted where a peer has none of its own: what is fast here first, what is old nowhere.
@@ -142,17 +145,26 @@ fn local_address(config: &Config, peer: &config::Peer) -> Result<IpAddr, String>
 }
 
 fn auth(peer: &config::Peer) -> Result<Auth, String> {
-    match &peer.psk_file {
-        Some(path) => {
-            let psk = read_psk(path).map_err(|error| format!("psk_file: {error}"))?;
+    match (&peer.psk_file, &peer.cert_file, &peer.key_file, &peer.ca_file) {
+        (Some(psk), ..) => {
+            let psk = read_psk(psk).map_err(|error| format!("psk_file: {error}"))?;
             Ok(Auth::Psk(Secret::from(psk.as_slice())))
         }
-        None if peer.cert_file.is_some() => {
-            Err("cert_file: the agent's own IKE takes pre-shared keys only; set psk_file, or backend = \"vici\""
-                .to_owned())
+        (None, Some(cert), Some(key), Some(ca)) => {
+            let key = read_private(key).map_err(|error| format!("key_file: {error}"))?;
+            let key = std::str::from_utf8(&key).map_err(|_| "key_file: isn't PEM".to_owned())?;
+            let local = LocalCertificate::from_pem(&read_pem("cert_file", cert)?, key, false);
+            let local = local.map_err(|error| format!("cert_file, key_file: {error}"))?;
+            let authorities =
+                Authorities::from_pem(&read_pem("ca_file", ca)?).map_err(|error| format!("ca_file: {error}"))?;
+            Ok(Auth::Certificates { local: Arc::new(local), authorities: Arc::new(authorities) })
         }
-        None => Err("psk_file: is missing: without it IKE can't be spoken".to_owned()),
+        _ => Err("psk_file: is missing, and there is no cert_file: IKE needs one of them".to_owned()),
     }
+}
+
+fn read_pem(field: &str, path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("{field}: {}: {error}", path.display()))
 }
 
 fn proposals<T: std::str::FromStr<Err: std::fmt::Display>>(
