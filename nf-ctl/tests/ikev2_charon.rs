@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
-use lab::charon::{KeyType, Pki};
+use lab::charon::{Charon, Esp, KeyType, Pki};
 use lab::connection::{Auth, Connection, Side};
 use lab::{HEAD, Lab, PEER, wait_for};
 
@@ -92,7 +92,7 @@ fn certificates(pki: &Pki) -> Vec<String> {
 }
 
 /// Both sides rekey all that there is, then the IKE SA goes.
-fn rekey_from_both_sides(endpoint: &mut Endpoint, peer: &lab::charon::Charon) {
+fn rekey_from_both_sides(endpoint: &mut Endpoint, peer: &Charon) {
     for (command, done) in
         [("rekey-child", "ChildCreated"), ("rekey-ike", "IkeRekeyed"), ("rekey-child", "ChildCreated")]
     {
@@ -172,6 +172,31 @@ fn charon_initiates() {
         rekey_from_both_sides(&mut endpoint, &peer);
         peer.ok(&["--terminate", "--ike", "gw"]);
         endpoint.wait("reason: DeletedByPeer");
+    }
+}
+
+/// charon takes every message half a second late: what both begin meanwhile collides.
+#[test]
+#[ignore = "needs root"]
+fn both_rekey_at_once() {
+    let lab = Lab::new();
+    let peer = Charon::start_with(&lab.peer, &lab.path("peer"), &Esp::Libipsec, "receive_delay = 500");
+    peer.load(&[Connection::new(Side::Peer)]);
+    let mut endpoint = Endpoint::start(&lab, &[], &psk(&lab, "a secret of this test only"));
+    endpoint.tell("initiate");
+    endpoint.wait("Ok(Established");
+    for (ours, done, theirs, collision) in [
+        ("rekey-child", "Ok(ChildCreated", ["--rekey", "--child", "net"], "CHILD_REKEY collision with CHILD_REKEY"),
+        ("rekey-ike", "Ok(IkeRekeyed", ["--rekey", "--ike", "gw"], "IKE_REKEY collision with IKE_REKEY"),
+    ] {
+        endpoint.tell(ours);
+        peer.ok(&theirs);
+        endpoint.wait(done);
+        peer.wait_log(collision);
+        // The survivor works, and the other one is gone at both ends.
+        endpoint.tell("liveness");
+        endpoint.wait("Ok(Alive)");
+        peer.wait_children(1);
     }
 }
 
