@@ -49,11 +49,14 @@ if [ ! -e "$tree/config.h" ]; then
 		fail "its headers can't be configured; see $out/configure.log"
 fi
 
+new=$(mktemp "$out/new.XXXXXX")
+trap 'rm -f "$new"' EXIT
 # -Wno-format: strongSwan's printf() has conversions of its own, such as %H for an address.
 # shellcheck disable=SC2046  # lists of words
 ${CC:-cc} -std=gnu11 -shared -fPIC -O2 -g -Wall -Wextra -Werror -Wno-format -Wno-unused-parameter -Wno-sign-compare \
 	-fvisibility=hidden -fstack-protector-strong -D_FORTIFY_SOURCE=2 \
 	-include "$tree/config.h" -isystem "$tree/src/libstrongswan" -isystem "$tree/src/libcharon" \
-	-o "$out/$plugin.new" "$here"/*.c $(pkg-config --cflags --libs json-c) -Wl,-z,relro,-z,now
-mv "$out/$plugin.new" "$out/$plugin"
+	-o "$new" "$here"/*.c $(pkg-config --cflags --libs json-c) -Wl,-z,relro,-z,now
+chmod 644 "$new"
+mv "$new" "$out/$plugin"
 echo "$out/$plugin"

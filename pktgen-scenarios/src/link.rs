@@ -125,7 +125,9 @@ impl Link {
         };
         // A directory of its own under /run/dpdk: whoever ends first removes the one that others share.
         let prefix = format!("--file-prefix=pktgen-nf-core-{}", std::process::id());
-        let args = vec!["--no-huge".to_owned(), "--no-pci".to_owned(), prefix, vdev(0, &self.wan), vdev(1, &self.lan)];
+        // A telemetry socket would keep nf-core from removing it at its end.
+        let mut args: Vec<String> = ["--no-huge", "--no-pci", "--no-telemetry"].map(str::to_owned).to_vec();
+        args.extend([prefix, vdev(0, &self.wan), vdev(1, &self.lan)]);
         let ports = "[[port]]\nname = \"net_memif0\"\nrole = \"unprotected\"\n\n\
                      [[port]]\nname = \"net_memif1\"\nrole = \"protected\"\n";
         (args, ports.to_owned())

@@ -95,7 +95,8 @@ fn the_shell_scripts_requests_are_taken() {
              lua5.4 {stub} \"$5\" \"$(sed -n 's/^local expected = \\([0-9]*\\).*/\\1/p' \"$5\")\"\n"
         );
         std::fs::write(&pktgen, text).unwrap();
-        let eal_args = ["--no-huge", "--no-pci", "--vdev=net_ring0", "--vdev=net_ring1"].map(str::to_owned);
+        let eal_args =
+            ["--no-huge", "--no-pci", "--no-telemetry", "--vdev=net_ring0", "--vdev=net_ring1"].map(str::to_owned);
         let file_prefix = format!("--file-prefix=pktgen-export-{}", std::process::id());
         let config = format!(
             "[[port]]\nname = \"net_ring0\"\nrole = \"unprotected\"\n\n[[port]]\nname = \"net_ring1\"\nrole = \"protected\"\n\n{}",
