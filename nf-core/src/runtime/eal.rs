@@ -70,6 +70,10 @@ pub(super) fn daemon_args(eal: &config::Eal) -> Result<Vec<String>, Error> {
         // Nothing stays behind in /run/dpdk and in hugetlbfs, however the process ends.
         args.push("--in-memory".to_owned());
     }
+    if !given(&["--file-prefix"]) {
+        // A directory of its own: one that ends removes it, which must not be under the feet of one that starts.
+        args.push(format!("--file-prefix=nf-core-{}", std::process::id()));
+    }
     args.extend(eal.args.iter().cloned());
     Ok(args)
 }
@@ -79,7 +83,7 @@ pub(super) fn shut_down(eal: Eal) {
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "DPDK's environment could not be cleaned up; the kernel takes its memory back");
     }
-    // EAL makes a directory even where it has nothing to put there; another instance's files keep it.
+    // EAL makes a directory even where it has nothing to put there, and leaves it; another instance's files keep it.
     let _ = std::fs::remove_dir(eal.runtime_dir());
 }
 
