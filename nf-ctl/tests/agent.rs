@@ -13,7 +13,7 @@ use std::time::Duration;
 use headend::HeadEnd;
 use lab::charon::{Charon, KeyType};
 use lab::connection::{Auth, Connection, Side};
-use lab::traffic::Capture;
+use lab::traffic::{Capture, Ping};
 use lab::{Lab, wait_for};
 
 /// Waits for pings that come out of the tunnel after those that have come so far.
@@ -89,6 +89,17 @@ fn certificates_prove_who_is_who() {
     }
 }
 
+/// Ends the pings and looks for each of them. The first may have gone before the tunnel was watched.
+fn nothing_lost(ping: Ping, inside: &Capture, head: &HeadEnd) {
+    let sent = ping.stop().sent;
+    let wanted: Vec<u32> = (1..=sent).collect();
+    let last = || inside.echo_requests().last().copied().filter(|last| *last >= sent);
+    wait_for("the last ping", last, || head.log());
+    let seen = inside.echo_requests();
+    let lost: Vec<&u32> = wanted.iter().filter(|number| !seen.contains(number)).collect();
+    assert!(lost.iter().all(|number| **number < 3), "lost {lost:?} of {sent}\n{}", head.log());
+}
+
 #[test]
 #[ignore = "needs root"]
 fn rekeys_from_either_side_lose_no_packet() {
@@ -110,14 +121,32 @@ fn rekeys_from_either_side_lose_no_packet() {
         charon.wait_children(1);
         wait_traffic(&inside, "traffic after a rekey of the IKE SA by the peer");
     }
-    let sent = ping.stop().sent;
-    let wanted: Vec<u32> = (1..=sent).collect();
-    let last = || inside.echo_requests().last().copied().filter(|last| *last >= sent);
-    wait_for("the last ping", last, || head.log());
-    let seen = inside.echo_requests();
-    let lost: Vec<&u32> = wanted.iter().filter(|number| !seen.contains(number)).collect();
-    assert!(lost.iter().all(|number| **number < 3), "lost {lost:?} of {sent}\n{}", head.log());
+    nothing_lost(ping, &inside, &head);
     wait_for("the old SAs to go", || (head.sas() == 1).then_some(()), || head.log());
+}
+
+/// The other rekeys are asked for; this one comes with time, before the shortest lifetime ends.
+#[test]
+#[ignore = "needs root"]
+fn the_agent_rekeys_its_ike_sa_and_loses_no_packet() {
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let head = HeadEnd::start(&lab, "kind = \"svti\"\nike_lifetime_s = 60");
+    head.ok(&["ike", "initiate", "branch"]);
+    let spis = || {
+        let shown: serde_json::Value =
+            serde_json::from_str(&head.ok(&["show", "crypto", "ikev2", "sa", "--json"])).unwrap();
+        shown[0]["initiator_spi"].clone()
+    };
+    let first = spis();
+    assert!(first.is_string(), "{first}");
+    let inside = lab.watch_inside();
+    let ping = lab.ping(Duration::from_millis(20));
+    wait_traffic(&inside, "traffic");
+    wait_for("the rekey of the IKE SA by us", || (spis() != first).then_some(()), || head.log());
+    charon.wait_children(1);
+    wait_traffic(&inside, "traffic after the rekey");
+    nothing_lost(ping, &inside, &head);
 }
 
 /// nf-core and the agent are killed and started anew. Nobody helps.

@@ -1,7 +1,7 @@
 //! Named ESP traffic with what must come of it.
 //!
 //! A [`Scenario`](scenario::Scenario) writes frames, and beside each what the network function must do with it: send on
-//! this packet, drop it for this reason, consume it. [`run`](run::run) plays them through `nf-core replay` and holds
+//! this packet, drop it for this reason, consume it. [`run`](run::replay) plays them through `nf-core replay` and holds
 //! counters, packets and messages against that.
 //!
 //! Encapsulation ([`seal`]) is written for this crate alone, on the same cryptographic primitives as nf-core but sharing

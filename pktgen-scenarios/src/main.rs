@@ -1,5 +1,7 @@
 //! The program `pktgen-scenarios`: writes named ESP traffic, and plays it through nf-core.
 
+use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -197,6 +199,11 @@ struct Size {
     seed: u64,
 }
 
+/// Prints a line. Whoever reads it, `head` for one, may have seen enough: that is no error.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 fn main() -> ExitCode {
     match carry_out(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
@@ -214,9 +221,9 @@ fn carry_out(command: Command) -> Result<bool, String> {
         Command::List { json } => {
             for scenario in scenarios::ALL {
                 if json {
-                    println!("{}", serde_json::json!({"name": scenario.name, "about": scenario.about}));
+                    say(format_args!("{}", serde_json::json!({"name": scenario.name, "about": scenario.about})));
                 } else {
-                    println!("{:<21} {}", scenario.name, scenario.about);
+                    say(format_args!("{:<21} {}", scenario.name, scenario.about));
                 }
             }
             Ok(true)
@@ -224,7 +231,7 @@ fn carry_out(command: Command) -> Result<bool, String> {
         Command::Gen { name, out, size } => {
             let Generated { files, expected, .. } =
                 run::generate(find(&name)?, &out, size.packets, size.seed).map_err(text)?;
-            println!("{}: {} frames; {}", files.frames.display(), expected.rx, files.config.display());
+            say(format_args!("{}: {} frames; {}", files.frames.display(), expected.rx, files.config.display()));
             Ok(true)
         }
         Command::Run(play) => play_all(&play, Way::Capture),
@@ -236,7 +243,7 @@ fn carry_out(command: Command) -> Result<bool, String> {
                 let dir = if name == "all" { out.join(scenario.name) } else { out.clone() };
                 let generated = run::generate(scenario, &dir, size.packets, size.seed).map_err(text)?;
                 let exported = export::export(&generated, scenario.about, &dir, options).map_err(text)?;
-                println!("{}: {} frames", exported.script.display(), generated.expected.rx);
+                say(format_args!("{}: {} frames", exported.script.display(), generated.expected.rx));
                 if exported.too_long > 0 {
                     eprintln!(
                         "{}: Pktgen would cut {} frames down to {} octets: not all of it will pass",
@@ -260,7 +267,7 @@ fn compare(asked: Bench) -> Result<bool, String> {
         cpu: asked.cpu,
         quick: asked.quick,
     };
-    let rows = bench::run(&options, |row| println!("{row}")).map_err(|error| error.to_string())?;
+    let rows = bench::run(&options, |row| say(format_args!("{row}"))).map_err(|error| error.to_string())?;
     if let Some(path) = asked.json {
         let json = serde_json::to_vec_pretty(&rows).map_err(|error| error.to_string())?;
         std::fs::write(&path, json).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -297,7 +304,7 @@ fn measure(asked: Throughput) -> Result<bool, String> {
     let mut progress = |line: &str| eprintln!("{line}");
     let report = throughput::run(&options, &nf_core, dir.path(), &mut progress).map_err(|error| error.to_string())?;
     if asked.json {
-        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+        say(format_args!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?));
     } else {
         print!("{report}");
     }
@@ -325,7 +332,7 @@ fn play_all(play: &Play, way: Way) -> Result<bool, String> {
             .map_err(|error| format!("{}: {error}", scenario.name))?;
         passed &= outcome.passed();
         if play.json {
-            println!("{}", serde_json::to_string(&outcome).unwrap_or_default());
+            say(format_args!("{}", serde_json::to_string(&outcome).unwrap_or_default()));
         } else {
             print(&outcome);
         }
@@ -373,13 +380,13 @@ fn beside() -> PathBuf {
 }
 
 fn print(outcome: &Outcome) {
-    println!("{}: {}", outcome.scenario, if outcome.passed() { "passed" } else { "FAILED" });
+    say(format_args!("{}: {}", outcome.scenario, if outcome.passed() { "passed" } else { "FAILED" }));
     for (what, expected, got) in outcome.numbers.iter().filter(|(_, expected, got)| (*expected, *got) != (0, 0)) {
         let mark = if expected == got { "" } else { "  <-- differs" };
-        println!("  {what:<52} expected {expected:>9}  got {got:>9}{mark}");
+        say(format_args!("  {what:<52} expected {expected:>9}  got {got:>9}{mark}"));
     }
     for difference in &outcome.differences {
-        println!("  {difference}");
+        say(format_args!("  {difference}"));
     }
 }
 
