@@ -94,6 +94,10 @@ impl Eal {
         if ret < 0 {
             *phase = Phase::Failed;
             let errno = Errno::last();
+            // SAFETY: returns a static NUL-terminated string, empty before the EAL has chosen a directory.
+            let runtime_dir = unsafe { CStr::from_ptr(sys::rte_eal_get_runtime_dir()) };
+            // Nothing stays behind, unless another instance uses it.
+            let _ = std::fs::remove_dir(&*runtime_dir.to_string_lossy());
             return Err(Error::EalFailed { errno, remedy: init_remedy(errno) });
         }
         FACTS.get_or_init(facts);

@@ -91,7 +91,7 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     // First of all: a second instance must not touch the ports.
     let server = ControlServer::bind(&config.control.socket)?;
 
-    let eal = Eal::init(eal::daemon_args(&config.eal)?)?;
+    let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
     let served = serve(eal, &config, registry, &server, &stop);
     eal::shut_down(eal);
     served

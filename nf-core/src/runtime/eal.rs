@@ -1,5 +1,8 @@
 //! EAL's arguments: what the operator gave, and what follows from the rest of the configuration.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
 use dpdk_rs::Eal;
 
 use super::Error;
@@ -17,6 +20,9 @@ pub(super) const BIG_MBUFS: u32 = 255;
 /// Octets of such a buffer: as many as an mbuf can tell.
 pub(super) const BIG_DATA_ROOM: u16 = u16::MAX;
 
+/// How the names of our runtime directories begin.
+const FILE_PREFIX: &str = "nf-core-";
+
 fn memory_mb(mbufs: u32) -> u64 {
     let pools = u64::from(mbufs) * MBUF_OCTETS + u64::from(BIG_MBUFS) * u64::from(BIG_DATA_ROOM);
     pools.div_ceil(1 << 20) + BASE_MEMORY_MB
@@ -33,7 +39,7 @@ pub(super) fn replay_args(mbufs: u32) -> Vec<String> {
 }
 
 /// For the daemon. The main lcore, which does the control thread's work, floats over all CPUs; each worker has one.
-pub(super) fn daemon_args(eal: &config::Eal) -> Result<Vec<String>, Error> {
+pub(super) fn daemon_args(eal: &config::Eal, socket: &Path) -> Result<Vec<String>, Error> {
     let given = |names: &[&str]| {
         eal.args.iter().any(|arg| names.iter().any(|name| arg == name || arg.starts_with(&format!("{name}="))))
     };
@@ -71,8 +77,11 @@ pub(super) fn daemon_args(eal: &config::Eal) -> Result<Vec<String>, Error> {
         args.push("--in-memory".to_owned());
     }
     if !given(&["--file-prefix"]) {
-        // A directory of its own: one that ends removes it, which must not be under the feet of one that starts.
-        args.push(format!("--file-prefix=nf-core-{}", std::process::id()));
+        // A directory of its own: one that ends removes it, which must not be under the feet of one that starts. As no
+        // two share a control socket, no two share this; and what one leaves that is killed, the next takes over.
+        let mut hasher = DefaultHasher::new();
+        socket.hash(&mut hasher);
+        args.push(format!("--file-prefix={FILE_PREFIX}{:016x}", hasher.finish()));
     }
     args.extend(eal.args.iter().cloned());
     Ok(args)
@@ -83,8 +92,13 @@ pub(super) fn shut_down(eal: Eal) {
     if let Err(error) = eal.cleanup() {
         tracing::warn!(%error, "DPDK's environment could not be cleaned up; the kernel takes its memory back");
     }
+    let directory = eal.runtime_dir();
+    if directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with(FILE_PREFIX)) {
+        // In a directory of ours: DPDK removes the socket when the process ends, too late for the directory.
+        let _ = std::fs::remove_file(directory.join("dpdk_telemetry.v2"));
+    }
     // EAL makes a directory even where it has nothing to put there, and leaves it; another instance's files keep it.
-    let _ = std::fs::remove_dir(eal.runtime_dir());
+    let _ = std::fs::remove_dir(directory);
 }
 
 /// The CPUs that this process may run on, in the kernel's notation, such as `0-3,6`.
@@ -120,15 +134,15 @@ mod tests {
     #[test]
     fn what_contradicts_the_configuration_is_refused() {
         let eal = config::Eal { args: vec!["-l".into(), "0".into()], ..config::Eal::default() };
-        assert!(daemon_args(&eal).unwrap_err().to_string().contains("leave out -l"));
+        assert!(daemon_args(&eal, Path::new("nf.sock")).unwrap_err().to_string().contains("leave out -l"));
         let eal = config::Eal { cores: vec![1000], ..config::Eal::default() };
-        assert!(daemon_args(&eal).unwrap_err().to_string().contains("CPU 1000 isn't one"));
+        assert!(daemon_args(&eal, Path::new("nf.sock")).unwrap_err().to_string().contains("CPU 1000 isn't one"));
     }
 
     #[test]
     fn without_hugepages_nothing_is_left_behind() {
         let eal = config::Eal { args: vec!["--no-huge".into(), "-m".into(), "99".into()], ..config::Eal::default() };
-        let args = daemon_args(&eal).unwrap();
+        let args = daemon_args(&eal, Path::new("nf.sock")).unwrap();
         assert!(args.contains(&"--no-shconf".to_owned()), "{args:?}");
         assert_eq!(args.iter().filter(|arg| *arg == "-m").count(), 1, "{args:?}");
     }
