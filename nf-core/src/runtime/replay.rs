@@ -128,18 +128,25 @@ fn open_capture(path: &Path) -> Result<File, Error> {
     let mut header = Vec::new();
     file.by_ref().take(FILE_HEADER).read_to_end(&mut header).map_err(|error| failed(path, &error))?;
     let word = |at: usize| header.get(at..).and_then(|rest| rest.first_chunk::<4>()).copied();
-    let little = match word(0) {
-        Some([0xD4, 0xC3, 0xB2, 0xA1] | [0x4D, 0x3C, 0xB2, 0xA1]) => true,
-        Some([0xA1, 0xB2, 0xC3, 0xD4] | [0xA1, 0xB2, 0x3C, 0x4D]) => false,
+    let number = match word(0) {
         // pcapng names the link type per interface, behind its section header.
         Some([0x0A, 0x0D, 0x0D, 0x0A]) => return Ok(file),
-        _ => return Err(failed(path, &"isn't a pcap or pcapng file")),
+        magic => magic.and_then(byte_order).ok_or_else(|| failed(path, &"isn't a pcap or pcapng file"))?,
     };
-    let link = word(20).map(|word| if little { u32::from_le_bytes(word) } else { u32::from_be_bytes(word) });
+    let link = word(20).map(number);
     match link.map(|link| link & 0xFFFF) {
         Some(1) => Ok(file),
         Some(other) => Err(failed(path, &format_args!("holds frames of link type {other}; only Ethernet (1) will do"))),
         None => Err(failed(path, &"ends inside its header")),
+    }
+}
+
+/// How a pcap file that begins so has its numbers, with times in microseconds or nanoseconds.
+fn byte_order(magic: [u8; 4]) -> Option<fn([u8; 4]) -> u32> {
+    match magic {
+        [0xD4, 0xC3, 0xB2, 0xA1] | [0x4D, 0x3C, 0xB2, 0xA1] => Some(u32::from_le_bytes),
+        [0xA1, 0xB2, 0xC3, 0xD4] | [0xA1, 0xB2, 0x3C, 0x4D] => Some(u32::from_be_bytes),
+        _ => None,
     }
 }
 
@@ -149,11 +156,7 @@ fn cut_off(mut file: &File) -> Option<u64> {
     let size = file.metadata().ok().filter(|data| data.is_file())?.len();
     let mut magic = [0; 4];
     file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(&mut magic)).ok()?;
-    let word = match magic {
-        [0xD4, 0xC3, 0xB2, 0xA1] | [0x4D, 0x3C, 0xB2, 0xA1] => u32::from_le_bytes,
-        [0xA1, 0xB2, 0xC3, 0xD4] | [0xA1, 0xB2, 0x3C, 0x4D] => u32::from_be_bytes,
-        _ => return None,
-    };
+    let number = byte_order(magic)?;
     let mut reader = BufReader::new(file);
     let mut at = reader.seek(SeekFrom::Start(FILE_HEADER)).ok()?;
     let mut record = 0;
@@ -164,7 +167,7 @@ fn cut_off(mut file: &File) -> Option<u64> {
             return Some(record);
         }
         let [.., a, b, c, d, _, _, _, _] = header;
-        let octets = word([a, b, c, d]);
+        let octets = number([a, b, c, d]);
         reader.seek_relative(octets.into()).ok()?;
         at += RECORD_HEADER as u64 + u64::from(octets);
     }
