@@ -92,6 +92,8 @@ pub enum Conflict {
 pub fn find(network: &Path, vici: &[PathBuf]) -> std::io::Result<Vec<IkeDaemon>> {
     let mut sockets = proc_net::udp(network)?;
     sockets.retain(|socket| PORTS.contains(&socket.local.port()));
+    // The kernel lists them in the order of a hash: without this the same daemon would be reported by either port.
+    sockets.sort_by_key(|socket| socket.local);
     let listeners = proc_net::unix_listeners(network)?;
     let wanted = sockets.iter().map(|socket| socket.inode).chain(listeners.iter().map(|listener| listener.inode));
     let owners = proc_net::owners(&wanted.collect());
