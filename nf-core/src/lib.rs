@@ -40,5 +40,6 @@ pub mod prefix;
 pub mod runtime;
 pub mod sa;
 pub mod stage;
+pub mod state;
 pub mod types;
 pub mod wire;

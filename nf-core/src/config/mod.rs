@@ -21,6 +21,7 @@ use crate::hooks::{Hook, SnapshotConfig};
 use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::sa::spec::{FieldError, SaParams, names};
+use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
 
@@ -60,6 +61,8 @@ pub struct Config {
     pub events: Vec<Hook>,
     /// `[snapshot]`
     pub snapshot: SnapshotConfig,
+    /// `[state]`; without it nothing outlives the process.
+    pub state: Option<StateConfig>,
 }
 
 /// DPDK's environment and the worker cores.
