@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::crypto::EngineChoice;
 use crate::holding::HoldLimits;
@@ -389,7 +390,8 @@ impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let error = |message: String| ConfigError { file: path.to_owned(), line: None, message };
-        let octets = std::fs::read(path).map_err(|e| {
+        // It may have keys in it.
+        let octets = std::fs::read(path).map(Zeroizing::new).map_err(|e| {
             error(match e.kind() {
                 std::io::ErrorKind::NotFound => "there is no such file; name one with --config".to_owned(),
                 std::io::ErrorKind::PermissionDenied => {
@@ -399,15 +401,15 @@ impl Config {
                 _ => format!("can't be read: {e}"),
             })
         })?;
-        let text = String::from_utf8(octets).map_err(|e| {
-            let line = e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|c| **c == b'\n').count() + 1;
+        let text = std::str::from_utf8(&octets).map_err(|e| {
+            let line = octets.iter().take(e.valid_up_to()).filter(|c| **c == b'\n').count() + 1;
             ConfigError {
                 file: path.to_owned(),
                 line: Some(line),
                 message: "holds octets that aren't UTF-8 text".to_owned(),
             }
         })?;
-        Config::parse(&text, path)
+        Config::parse(text, path)
     }
 
     /// Checks a text; `file` is for messages.

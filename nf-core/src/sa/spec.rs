@@ -139,7 +139,7 @@ impl Secret {
     fn decode(&self, field: &'static str) -> Result<Zeroizing<Vec<u8>>, FieldError> {
         let text = self.0.trim();
         let text = text.strip_prefix("0x").unwrap_or(text);
-        hex::decode(text).map(Zeroizing::new).map_err(|error| match error {
+        unhex(text).map_err(|error| match error {
             hex::FromHexError::InvalidHexCharacter { index, .. } => {
                 FieldError::new(field, format_args!("character {} isn't a hex digit", index + 1))
             }
@@ -148,6 +148,13 @@ impl Secret {
             }
         })
     }
+}
+
+/// Decodes hex into memory that is set aside at once: a vector that grows leaves the key's beginning behind.
+pub fn unhex(text: &str) -> Result<Zeroizing<Vec<u8>>, hex::FromHexError> {
+    let mut octets = Zeroizing::new(vec![0; text.len() / 2]);
+    hex::decode_to_slice(text, &mut octets)?;
+    Ok(octets)
 }
 
 impl fmt::Debug for Secret {
