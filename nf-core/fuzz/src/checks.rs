@@ -53,7 +53,7 @@ impl Nf {
             );
         }
         let config = Config::parse(&text, Path::new("nf.toml")).expect("the configuration is sound");
-        let port = |role| ("port".to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None });
+        let port = |role| ("port".to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None, mtu: 1500 });
         let ports = [PortRole::Unprotected, PortRole::Protected].map(port).into();
         let (controller, cores) =
             Controller::new(&config, Registry::builtin(), ports, 1, FanOut::default()).expect("it can be made");
@@ -66,7 +66,7 @@ impl Nf {
         let mut buffer = [&[0; HEADROOM][..], frame].concat();
         let mut batch = Batch::default();
         let packet = Packet::new(&mut buffer, HEADROOM..HEADROOM + frame.len(), PortIndex(0)).expect("there is room");
-        assert!(batch.push(packet).is_ok());
+        assert!(batch.push(packet).is_some(), "there is room in an empty batch");
         core.counters().rx().add(1, frame.len() as u64);
         core.process(Nanos(1), &mut batch);
         let lane = batch.lanes().into_iter().next().expect("the packet is there");
