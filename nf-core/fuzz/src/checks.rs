@@ -53,7 +53,7 @@ impl Nf {
             );
         }
         let config = Config::parse(&text, Path::new("nf.toml")).expect("the configuration is sound");
-        let port = |role| ("port".to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None, mtu: 1500 });
+        let port = |role| ("port".to_owned(), NetPort::new(role, MacAddr::default(), None));
         let ports = [PortRole::Unprotected, PortRole::Protected].map(port).into();
         let (controller, cores) =
             Controller::new(&config, Registry::builtin(), ports, 1, FanOut::default()).expect("it can be made");

@@ -35,6 +35,19 @@ impl FieldError {
     }
 }
 
+/// What somebody has written, for a message: not if it may be a key that has come into the wrong field.
+pub(crate) struct Quoted<'t>(pub &'t str);
+
+/// No address, name or number of ours has so many hex digits in a row, and no key has fewer.
+const KEY_LIKE: usize = 16;
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_key_like = self.0.split(|c: char| !c.is_ascii_hexdigit()).any(|run| run.len() >= KEY_LIKE);
+        if is_key_like { f.write_str("what looks like a key") } else { write!(f, "`{}`", self.0) }
+    }
+}
+
 /// The longest name of a peer, in octets.
 const MAX_PEER: usize = 255;
 
@@ -225,7 +238,7 @@ macro_rules! names {
                     $($name => Ok($type::$variant),)*
                     _ => {
                         let names = [$($name),*].join("`, `");
-                        Err(FieldError::new($field, format_args!("`{name}` isn't one of `{names}`")))
+                        Err(FieldError::new($field, format_args!("{} isn't one of `{names}`", $crate::sa::spec::Quoted(name))))
                     }
                 }
             }
@@ -327,7 +340,7 @@ impl SaSpec {
     }
 
     fn spi(&self) -> Result<Spi, FieldError> {
-        let number = |_| format!("`{}` isn't a number of 32 bits, decimal or with 0x in hex", self.spi);
+        let number = |_| format!("{} isn't a number of 32 bits, decimal or with 0x in hex", Quoted(&self.spi));
         let spi: Spi = self.spi.parse().map_err(number).map_err(|message| FieldError::new("spi", message))?;
         if spi.is_assignable() {
             return Ok(spi);
@@ -366,7 +379,7 @@ impl SaSpec {
 }
 
 pub(crate) fn address(field: &'static str, text: &str) -> Result<IpAddr, FieldError> {
-    text.parse().map_err(|_| FieldError::new(field, format_args!("`{text}` isn't an IP address")))
+    text.parse().map_err(|_| FieldError::new(field, format_args!("{} isn't an IP address", Quoted(text))))
 }
 
 pub(crate) fn prefixes(field: &'static str, list: &[String]) -> Result<Vec<Prefix>, FieldError> {
@@ -480,6 +493,18 @@ mod tests {
         assert!(!shown.contains("a1b2"), "{shown}");
         let number = spec(|sa| sa["key"] = 12_345_678.into()).unwrap_err().to_string();
         assert!(!number.contains("12345678"), "{number}");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_field_is_not_shown() {
+        let secret = "a1b2c3d4".repeat(5);
+        for field in ["spi", "src", "dst", "mode", "alg", "encap", "auth"] {
+            let shown = refusal(|sa| sa[field] = secret.clone().into());
+            assert!(shown.contains(field) && !shown.contains("a1b2"), "{shown}");
+        }
+        let shown = refusal(|sa| sa["selectors"] = serde_json::json!({"src": [secret]}));
+        assert!(shown.starts_with("selectors.src: what looks like a key isn't a network"), "{shown}");
+        assert_eq!(refusal(|sa| sa["mode"] = "tunel".into()), "mode: `tunel` isn't one of `tunnel`, `transport`");
     }
 
     #[test]
