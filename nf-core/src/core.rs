@@ -23,6 +23,7 @@ use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::larval::{Reservation, Settled};
 use crate::sa::table::{Installed, SaTable};
+use crate::spd::Spd;
 use crate::stage::{Stage, StageCounters, Stopwatch};
 use crate::types::{CoreId, Nanos};
 use crate::wire;
@@ -47,6 +48,8 @@ pub enum Command {
     Release(Reservation),
     /// Takes new ports and addresses.
     SetNet(Arc<Net>),
+    /// Takes a new outbound policy, with the SAs that are part of it.
+    SetSpd(Arc<Spd>),
     /// Takes new bindings.
     SetGates(Box<GateTable>),
     /// Puts an instance in its place, or takes it out.
@@ -59,6 +62,8 @@ pub enum Retired {
     Sa(Arc<Sa>),
     /// Ports and addresses.
     Net(Arc<Net>),
+    /// The outbound policy.
+    Spd(Arc<Spd>),
     /// Bindings.
     Gates(Box<GateTable>),
     /// An instance.
@@ -100,8 +105,10 @@ pub struct CoreCx<'c> {
     pub now: Nanos,
     /// The core.
     pub id: CoreId,
-    /// The core's SAs.
+    /// The core's inbound SAs.
     pub sad: &'c SaTable,
+    /// The outbound policy, and its SAs.
+    pub spd: &'c Spd,
     /// Ports and local addresses.
     pub net: &'c Net,
     /// The core's counters. Packets are booked by their fate at the burst's end: a plugin doesn't count them here.
@@ -110,6 +117,8 @@ pub struct CoreCx<'c> {
     pub events: &'c mut EventSender,
     /// Decides which unknown SPIs are worth an event.
     pub limiter: &'c mut CoreLimiter,
+    /// Decides which packets without an outbound SA are worth an event.
+    pub wanted: &'c mut CoreLimiter,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
 }
@@ -128,10 +137,12 @@ impl CoreCx<'_> {
 pub struct Core {
     id: CoreId,
     sad: SaTable,
+    spd: Arc<Spd>,
     gates: Gates,
     net: Arc<Net>,
     events: EventSender,
     limiter: CoreLimiter,
+    wanted: CoreLimiter,
     link: Arc<Link>,
     /// The reservations that the last commands ended.
     settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
@@ -152,10 +163,12 @@ impl Core {
         Core {
             id,
             sad: SaTable::with_capacity(capacity),
+            spd: Arc::default(),
             gates: Gates::default(),
             net,
             events,
             limiter: CoreLimiter::default(),
+            wanted: CoreLimiter::default(),
             link,
             settled: ArrayVec::new(),
         }
@@ -231,6 +244,7 @@ impl Core {
                 None
             }
             Command::SetNet(net) => Some(Retired::Net(std::mem::replace(&mut self.net, net))),
+            Command::SetSpd(spd) => Some(Retired::Spd(std::mem::replace(&mut self.spd, spd))),
             Command::SetGates(table) => Some(Retired::Gates(self.gates.swap_table(table))),
             Command::SetInstance(slot, instance) => self.gates.swap_instance(slot, instance).map(Retired::Instance),
         }
@@ -258,14 +272,17 @@ impl Core {
         let all = batch.lanes();
         let link = Arc::clone(&self.link);
         let net = Arc::clone(&self.net);
+        let spd = Arc::clone(&self.spd);
         let mut cx = CoreCx {
             now,
             id: self.id,
             sad: &self.sad,
+            spd: &spd,
             net: &net,
             counters: &link.counters,
             events: &mut self.events,
             limiter: &mut self.limiter,
+            wanted: &mut self.wanted,
             watch: Stopwatch::start(&link.stages),
         };
 

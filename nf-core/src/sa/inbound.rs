@@ -9,7 +9,7 @@ use crate::counters::Count;
 use crate::cpu;
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::policy::Selectors;
-use crate::sa::lifetime::{Lifetime, Limit, Phase, Unit};
+use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
 use crate::types::{CoreId, SeqNo, Spi};
@@ -61,7 +61,8 @@ impl Sa {
     pub fn new(params: &SaParams, id: u32, engine: &dyn Engine, cores: usize) -> Result<Sa, EngineError> {
         let window = ReplayWindow::new(params.replay_window, params.transform.esn());
         Ok(Sa {
-            allowance: Allowance::new(&params.lifetime, &window),
+            // A number that may come again can't run out.
+            allowance: Allowance::new(&params.lifetime, window.last().unwrap_or(SeqNo(u64::MAX))),
             phase: Phase::default(),
             key: params.key(),
             id,
@@ -104,7 +105,7 @@ impl Sa {
     /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.
     #[inline]
     pub fn note_progress(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
-        if !self.allowance.counts && newest < self.allowance.soft_seq {
+        if !self.allowance.may_be_reached(newest) {
             return None;
         }
         self.reach(newest)
@@ -112,16 +113,8 @@ impl Sa {
 
     #[cold]
     fn reach(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
-        let (used, allowance) = (self.totals(), &self.allowance);
-        let reached = [
-            (used.octets >= allowance.hard_octets, Limit::Hard, Unit::Bytes),
-            (used.packets >= allowance.hard_packets, Limit::Hard, Unit::Packets),
-            (newest >= allowance.last_seq, Limit::Hard, Unit::Sequence),
-            (used.octets >= allowance.soft_octets, Limit::Soft, Unit::Bytes),
-            (used.packets >= allowance.soft_packets, Limit::Soft, Unit::Packets),
-            (newest >= allowance.soft_seq, Limit::Soft, Unit::Sequence),
-        ];
-        let (_, limit, unit) = reached.into_iter().find(|(reached, ..)| *reached)?;
+        let used = self.totals();
+        let (limit, unit) = self.allowance.reached(used.packets, used.octets, newest)?;
         self.phase.reach(limit, unit).then_some((limit, unit))
     }
 
@@ -165,38 +158,6 @@ impl Sa {
             auth_failed: sum.auth_failed + core.auth_failed.get(),
             refused: sum.refused + core.refused.get(),
         })
-    }
-}
-
-/// What traffic may use of an SA.
-#[derive(Debug)]
-struct Allowance {
-    /// Whether octets or packets are limited.
-    counts: bool,
-    soft_octets: u64,
-    hard_octets: u64,
-    soft_packets: u64,
-    hard_packets: u64,
-    soft_seq: SeqNo,
-    last_seq: SeqNo,
-}
-
-impl Allowance {
-    fn new(lifetime: &Lifetime, window: &ReplayWindow) -> Allowance {
-        let Lifetime { soft, hard } = lifetime;
-        let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-        // A number that may come again can't run out.
-        let last_seq = window.last().unwrap_or(SeqNo(u64::MAX));
-        Allowance {
-            counts: [soft.bytes, soft.packets, hard.bytes, hard.packets].iter().any(Option::is_some),
-            soft_octets: or_none(soft.bytes),
-            hard_octets: or_none(hard.bytes),
-            soft_packets: or_none(soft.packets),
-            hard_packets: or_none(hard.packets),
-            // The last sixteenth is for the rekey: without ESN four minutes at a million packets a second.
-            soft_seq: SeqNo(last_seq.0 - last_seq.0 / 16),
-            last_seq,
-        }
     }
 }
 
