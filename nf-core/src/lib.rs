@@ -43,5 +43,6 @@ pub mod runtime;
 pub mod sa;
 pub mod spd;
 pub mod stage;
+pub mod state;
 pub mod types;
 pub mod wire;

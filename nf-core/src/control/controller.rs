@@ -9,6 +9,7 @@ mod installed;
 mod lifetimes;
 mod reservations;
 mod routes;
+mod state;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,11 +30,11 @@ use crate::hooks::Hooks;
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
-use crate::sa::inbound::{Sa, SaKey};
-use crate::sa::outbound::OutboundSa;
+use crate::sa::inbound::{Progress, SaKey};
 use crate::sa::spec::{Direction, SaParams};
 use crate::spd::{Policy, Spd};
 use crate::stage::RuntimeReport;
+use crate::state::Kept;
 use crate::types::{CoreId, Nanos, Spi};
 
 use super::proto::{Endpoint, SaId};
@@ -154,8 +155,12 @@ pub struct StoredSa {
     pub installed: Nanos,
     /// Inbound: where its newest authentic packet came from; before the first one, where it must come from.
     pub source: Endpoint,
+    /// How old it was, in nanoseconds, when this process took it over from a predecessor.
+    age_before: u64,
     /// What has been reported of it.
     reported: Reported,
+    /// Where its progress is kept for a successor.
+    kept: Option<Kept>,
 }
 
 impl StoredSa {
@@ -249,6 +254,7 @@ pub struct Controller {
     subscribers: Subscribers,
     hooks: Arc<Hooks>,
     baseline: Snapshot,
+    state: state::State,
     now: Nanos,
 }
 
@@ -306,11 +312,11 @@ impl Controller {
             subscribers: Subscribers::default(),
             hooks: Hooks::new(config.events.clone()),
             baseline: Snapshot::default(),
+            state: state::State::default(),
             now: Nanos::default(),
         };
         let mut changes = Vec::new();
         for params in &config.sas {
-            warn_of_static_keys(params);
             changes.extend(controller.register_sa(params.clone())?);
         }
         changes.extend(controller.spd_change());
@@ -362,7 +368,9 @@ impl Controller {
     pub fn add_sa(&mut self, params: SaParams) -> Result<(), ControlError> {
         let mut change = self.register_sa(params)?;
         change.extend(self.spd_change());
-        self.apply(change)
+        let applied = self.apply(change);
+        self.keep_state();
+        applied
     }
 
     fn register_sa(&mut self, params: SaParams) -> Result<Change, ControlError> {
@@ -370,39 +378,46 @@ impl Controller {
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
         }
-        let (sa, mut change) = match params.direction {
-            Direction::In => self.make_inbound(&params)?,
-            Direction::Out => self.make_outbound(&params)?,
-        };
-        self.next_sa_id = self.next_sa_id.wrapping_add(1);
-        change.extend(self.own(params.local()));
-        let source = Endpoint { address: key.src, port: None };
-        let stored = StoredSa { sa, params, installed: self.now, source, reported: Reported::default() };
-        self.lifetimes.watch(&stored);
-        self.sas.insert(order(&key), stored);
-        Ok(change)
-    }
-
-    fn make_inbound(&mut self, params: &SaParams) -> Result<(InstalledSa, Change), ControlError> {
-        let key = params.key();
-        let reserved = self.reservations_of(key.spi).find(|stored| stored.reservation.is_for(&key)).copied();
-        if reserved.is_none() && !self.deleted.contains_key(&order(&key)) {
+        // Only the receiver chooses SPIs: no reservation and no memory is for an outbound SA.
+        let inbound = params.direction == Direction::In;
+        let is_for = |stored: &&StoredReservation| inbound && stored.reservation.is_for(&key);
+        let reserved = self.reservations_of(key.spi).find(is_for).copied();
+        if reserved.is_none() && !(inbound && self.deleted.contains_key(&order(&key))) {
             self.make_room()?;
         }
-        let sa = Arc::new(Sa::new(params, self.next_sa_id, &*self.engine, self.cores.len())?);
+        let kept = self.state.take();
+        let progress = Progress { mark: kept.map(|kept| kept.mark), ..Progress::default() };
+        let made = InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
+        let sa = made.inspect_err(|_| self.state.abandon(kept))?;
         self.deleted.remove(&order(&key));
         if let Some(StoredReservation { reservation, .. }) = reserved {
             self.reservations.remove(&reservation_order(&reservation));
         }
-        let installed = InstalledSa::In(Arc::clone(&sa));
-        Ok((installed, vec![Box::new(move |_| Command::InstallSa(Arc::clone(&sa)))]))
+        Ok(self.store(StoredSa {
+            source: Endpoint { address: key.src, port: None },
+            sa,
+            params,
+            installed: self.now,
+            age_before: 0,
+            reported: Reported::default(),
+            kept,
+        }))
     }
 
-    fn make_outbound(&mut self, params: &SaParams) -> Result<(InstalledSa, Change), ControlError> {
-        self.make_room()?;
-        let sa = OutboundSa::new(params, self.next_sa_id, &*self.engine, self.cores.len())?;
-        self.spd_stale = true;
-        Ok((InstalledSa::Out(Arc::new(sa)), Change::new()))
+    /// Puts an SA on the list; gives what the cores are to be told. An outbound one is told with the policy.
+    fn store(&mut self, stored: StoredSa) -> Change {
+        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        let mut change = self.own(stored.params.local());
+        self.lifetimes.watch(&stored);
+        match &stored.sa {
+            InstalledSa::In(sa) => {
+                let sa = Arc::clone(sa);
+                change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
+            }
+            InstalledSa::Out(_) => self.spd_stale = true,
+        }
+        self.sas.insert(order(&stored.sa.key()), stored);
+        change
     }
 
     /// The outbound policy as it is now, unless the cores have it.
@@ -467,8 +482,9 @@ impl Controller {
             Direction::In => vec![Box::new(move |_| Command::DeleteSa(key)) as Box<dyn FnMut(CoreId) -> Command>],
             Direction::Out => self.spd_change(),
         };
-        self.apply(change)?;
-        Ok(key)
+        let applied = self.apply(change);
+        self.keep_state();
+        applied.map(|()| key)
     }
 
     /// Takes an SA off the list, and remembers an inbound one as deleted.
@@ -477,6 +493,7 @@ impl Controller {
             return;
         };
         self.lifetimes.unwatch(&stored);
+        self.state.give_up(stored.kept, &stored.params);
         match stored.sa {
             InstalledSa::In(_) => {
                 self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
@@ -665,6 +682,7 @@ impl Controller {
         self.send_spd();
         self.forget_deleted();
         self.expire_reservations();
+        self.keep_state();
     }
 
     /// Does what is due at the end: takes what is left and reports what was left out.
@@ -685,17 +703,6 @@ impl Controller {
             let key = SaKey { spi: *spi, dst: *dst, src: *src };
             *until > now || !tell_all(cores, || Command::ForgetSa(key))
         });
-    }
-}
-
-/// Keys in a file come again at the next start, and with them the sequence numbers.
-fn warn_of_static_keys(params: &SaParams) {
-    if params.direction == Direction::Out {
-        tracing::warn!(
-            spi = %params.spi, src = %params.src, dst = %params.dst,
-            "an outbound SA with keys in the file begins at sequence number 1 again at each start: a peer with \
-             anti-replay refuses its packets then; have IKE agree on keys, or switch the peer's replay window off"
-        );
     }
 }
 

@@ -8,9 +8,10 @@ use crate::counters::Count;
 use crate::crypto::{Engine, EngineError, IvSource, Layout, Sealer};
 use crate::encap::Outer;
 use crate::policy::Selectors;
-use crate::sa::inbound::{SaKey, SaTotals};
+use crate::sa::inbound::{Progress, SaKey, SaTotals};
 use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
 use crate::sa::spec::{Df, Mode, SaParams};
+use crate::state::Mark;
 use crate::types::{CoreId, SeqNo};
 
 /// The last number with ESN. Cores may take numbers beyond an SA's last one before they hear that it has ended; this far
@@ -43,6 +44,8 @@ pub struct OutboundSa {
 /// What must go on when the peer's address changes: a number that was used stays used.
 struct State {
     numbers: Numbers,
+    /// Where its progress outlives the process.
+    mark: Option<Mark>,
     ivs: IvSource,
     sealer: Box<dyn Sealer>,
     counters: Box<[OutboundCounters]>,
@@ -59,9 +62,10 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Numbers from 1 (RFC 4303 3.3.3).
-    fn new(esn: bool) -> Numbers {
-        Numbers { next: AtomicU64::new(1), last: if esn { LAST_WITH_ESN } else { u32::MAX.into() } }
+    /// Numbers behind those that were used; the first one is 1 (RFC 4303 3.3.3).
+    fn after(used: SeqNo, esn: bool) -> Numbers {
+        let last = if esn { LAST_WITH_ESN } else { u32::MAX.into() };
+        Numbers { next: AtomicU64::new(used.0.min(last) + 1), last }
     }
 
     #[inline]
@@ -88,16 +92,32 @@ impl OutboundSa {
     /// # Errors
     /// Where the engine doesn't support the transform, or there are no random numbers.
     pub fn new(params: &SaParams, id: u32, engine: &dyn Engine, cores: usize) -> Result<OutboundSa, EngineError> {
-        let numbers = Numbers::new(params.transform.esn());
+        OutboundSa::resume(params, id, engine, cores, Progress::default())
+    }
+
+    /// Makes an SA that has come some way already: its numbers go on behind the highest one that was used.
+    ///
+    /// # Errors
+    /// As [`OutboundSa::new`].
+    pub fn resume(
+        params: &SaParams,
+        id: u32,
+        engine: &dyn Engine,
+        cores: usize,
+        progress: Progress,
+    ) -> Result<OutboundSa, EngineError> {
+        let Progress { highest, packets, octets, mark } = progress;
+        let numbers = Numbers::after(highest, params.transform.esn());
         let state = State {
             allowance: Allowance::new(&params.lifetime, SeqNo(numbers.last)),
             numbers,
+            mark,
             ivs: IvSource::new(&params.transform)?,
             sealer: engine.prepare_seal(&params.transform)?,
             counters: (0..cores.max(1)).map(|_| OutboundCounters::default()).collect(),
             phase: Phase::default(),
         };
-        Ok(OutboundSa {
+        let sa = OutboundSa {
             key: params.key(),
             id,
             mode: params.mode,
@@ -108,7 +128,16 @@ impl OutboundSa {
             df: params.df,
             path_mtu: params.path_mtu,
             state: Arc::new(state),
-        })
+        };
+        if let Some(counters) = sa.state.counters.first() {
+            counters.packets.add(packets);
+            counters.octets.add(octets);
+        }
+        // A limit that was reached before is reached.
+        if highest.0 > 0 {
+            sa.note_progress(highest);
+        }
+        Ok(sa)
     }
 
     /// The same SA to where the peer is now. Numbers, counters and limits are shared with the one before.
@@ -129,10 +158,17 @@ impl OutboundSa {
     }
 
     /// Takes sequence numbers for so many packets; nobody else gets them. Fewer than that, or none, at the end of the
-    /// numbers, where the SA must not be used any more (RFC 4303 3.3.3).
+    /// numbers, where the SA must not be used any more (RFC 4303 3.3.3). A successor of this process goes on behind them,
+    /// whatever becomes of the packets.
     #[inline]
     pub fn take_numbers(&self, count: usize) -> Range<u64> {
-        self.state.numbers.take(count as u64)
+        let taken = self.state.numbers.take(count as u64);
+        if let Some(mark) = &self.state.mark
+            && !taken.is_empty()
+        {
+            mark.raise(SeqNo(taken.end - 1));
+        }
+        taken
     }
 
     /// As if numbers up to this one had been taken.
@@ -259,6 +295,24 @@ mod tests {
         sa.skip_to(LAST_WITH_ESN);
         assert_eq!(sa.take_numbers(64), LAST_WITH_ESN..LAST_WITH_ESN + 1);
         assert!(sa.take_numbers(64).is_empty());
+    }
+
+    #[test]
+    fn a_successor_goes_on_behind_what_was_used() {
+        let spec = serde_json::json!({
+            "spi": 0x1000, "direction": "out", "src": "10.10.1.2", "dst": "10.1.1.1", "mode": "tunnel",
+            "alg": "aes-gcm-16", "key": "00".repeat(20), "lifetime": {"soft": {"packets": 50}},
+        });
+        let params = serde_json::from_value::<SaSpec>(spec).unwrap().validate().unwrap();
+        let resume = |highest| {
+            let progress = Progress { highest: SeqNo(highest), packets: 60, octets: 600, mark: None };
+            OutboundSa::resume(&params, 1, &Portable, 1, progress).unwrap()
+        };
+        let sa = resume(70);
+        assert_eq!((sa.highest(), sa.take_numbers(1)), (Some(SeqNo(70)), 71..72));
+        assert_eq!(sa.phase().get(), Some((Limit::Soft, Unit::Packets)));
+        let over = resume(u64::from(u32::MAX));
+        assert!(over.take_numbers(1).is_empty() && over.phase().is_over());
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::sa::inbound::{Sa, SaKey, SaTotals};
+use crate::crypto::{Engine, EngineError};
+use crate::sa::inbound::{Progress, Sa, SaKey, SaTotals};
 use crate::sa::lifetime::Phase;
 use crate::sa::outbound::OutboundSa;
+use crate::sa::spec::{Direction, SaParams};
 use crate::types::SeqNo;
 
 /// An SA that the cores have.
@@ -17,6 +19,23 @@ pub enum InstalledSa {
 }
 
 impl InstalledSa {
+    /// Makes the SA with its key schedule, for `cores` cores; it may have come some way already.
+    ///
+    /// # Errors
+    /// Where the engine doesn't support the transform, or there are no random numbers.
+    pub(super) fn resume(
+        params: &SaParams,
+        id: u32,
+        engine: &dyn Engine,
+        cores: usize,
+        progress: Progress,
+    ) -> Result<InstalledSa, EngineError> {
+        Ok(match params.direction {
+            Direction::In => InstalledSa::In(Arc::new(Sa::resume(params, id, engine, cores, progress)?)),
+            Direction::Out => InstalledSa::Out(Arc::new(OutboundSa::resume(params, id, engine, cores, progress)?)),
+        })
+    }
+
     /// SPI and outer addresses.
     pub fn key(&self) -> SaKey {
         match self {
