@@ -20,6 +20,7 @@ use crate::lanes::Lanes;
 use crate::net::Net;
 use crate::notify::CoreLimiter;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
+use crate::route::Resolver;
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::larval::{Reservation, Settled};
 use crate::sa::table::{Installed, SaTable};
@@ -119,6 +120,8 @@ pub struct CoreCx<'c> {
     pub limiter: &'c mut CoreLimiter,
     /// Decides which packets without an outbound SA are worth an event.
     pub wanted: &'c mut CoreLimiter,
+    /// Decides which next hops are worth a question.
+    pub resolver: &'c mut Resolver,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
 }
@@ -143,6 +146,7 @@ pub struct Core {
     events: EventSender,
     limiter: CoreLimiter,
     wanted: CoreLimiter,
+    resolver: Resolver,
     link: Arc<Link>,
     /// The reservations that the last commands ended.
     settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
@@ -169,6 +173,7 @@ impl Core {
             events,
             limiter: CoreLimiter::default(),
             wanted: CoreLimiter::default(),
+            resolver: Resolver::default(),
             link,
             settled: ArrayVec::new(),
         }
@@ -283,6 +288,7 @@ impl Core {
             events: &mut self.events,
             limiter: &mut self.limiter,
             wanted: &mut self.wanted,
+            resolver: &mut self.resolver,
             watch: Stopwatch::start(&link.stages),
         };
 

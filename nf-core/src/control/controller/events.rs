@@ -43,6 +43,7 @@ impl Controller {
                     }
                     Some(Event::LimitReached { sa, limit, unit, at }) => self.on_limit(sa, limit, unit, at),
                     Some(Event::SaWanted(event)) => self.on_sa_wanted(&event),
+                    Some(Event::Unresolved { port, address }) => self.routing.ask(port, address),
                     None => break,
                 }
             }
