@@ -122,7 +122,7 @@ impl From<Refused> for DropReason {
 /// several do, a late packet may be judged by where the window is or by where it just was. No number is ever accepted
 /// twice.
 ///
-/// Memory: a struct of 48 octets plus a ring of 8 octets per word, with ⌈W/16⌉ + 1 words rounded up to a power of two:
+/// Memory: a struct of 40 octets plus a ring of 8 octets per word, with ⌈W/16⌉ + 1 words rounded up to a power of two:
 /// 64 octets for W = 64, 64 KiB for W = 65,536, none when off.
 ///
 /// # Extended sequence numbers
@@ -135,8 +135,6 @@ pub struct ReplayWindow {
     head: AtomicU64,
     /// Empty when the window is off, otherwise a power of two of words.
     ring: Box<[AtomicU64]>,
-    /// log2 of the ring's length.
-    ring_shift: u32,
     /// How far left of the head a number may lie: W - 1, or half of the low half's range when the window is off.
     reach: u32,
     /// The last number that the SA can use.
@@ -170,7 +168,6 @@ impl ReplayWindow {
         let window = ReplayWindow {
             head: AtomicU64::new(head),
             ring: std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect(),
-            ring_shift,
             reach,
             last,
             esn,
@@ -367,9 +364,11 @@ impl ReplayWindow {
         }
     }
 
+    /// Not for a window that is off.
     #[inline]
     fn generation(&self, block: u64) -> u64 {
-        block >> self.ring_shift
+        // The length is a power of two: this is its logarithm.
+        block >> self.ring.len().trailing_zeros()
     }
 
     /// The word in the block's slot. Not for a window that is off, which has none.
