@@ -36,6 +36,7 @@ pub mod packet;
 pub mod plugin;
 pub mod policy;
 pub mod prefix;
+pub mod route;
 #[cfg(feature = "dpdk")]
 pub mod runtime;
 pub mod sa;
