@@ -160,8 +160,7 @@ impl<'p> Batch<'p> {
     #[inline]
     pub fn send_all_to(&mut self, lanes: Lanes, gate: Gate) {
         let lanes = lanes & self.pending;
-        let waiting = &mut self.waiting[gate.index()];
-        *waiting = *waiting | lanes;
+        self.waiting[gate.index()] |= lanes;
         self.moved |= lanes;
     }
 
