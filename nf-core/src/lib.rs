@@ -41,5 +41,6 @@ pub mod route;
 pub mod runtime;
 pub mod sa;
 pub mod stage;
+pub mod state;
 pub mod types;
 pub mod wire;

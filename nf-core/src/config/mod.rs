@@ -22,6 +22,7 @@ use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaParams, names};
+use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
 
@@ -65,6 +66,8 @@ pub struct Config {
     pub events: Vec<Hook>,
     /// `[snapshot]`
     pub snapshot: SnapshotConfig,
+    /// `[state]`; without it nothing outlives the process.
+    pub state: Option<StateConfig>,
 }
 
 /// DPDK's environment and the worker cores.

@@ -19,6 +19,7 @@ use crate::holding::HoldLimits;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaSpec, address};
+use crate::state::{KeyPlace, StateConfig};
 use crate::types::{Nanos, Spi};
 use crate::wire::ethernet::MacAddr;
 
@@ -42,6 +43,7 @@ struct RawConfig {
     plugin: Vec<RawPlugin>,
     event: Vec<RawHook>,
     snapshot: RawSnapshot,
+    state: Option<RawState>,
 }
 
 #[derive(Deserialize, Default)]
@@ -115,6 +117,13 @@ struct RawReassembly {
     enabled: Option<bool>,
     max_flows: Option<i64>,
     timeout_ms: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawState {
+    file: PathBuf,
+    key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -329,6 +338,7 @@ impl Checker<'_> {
             plugins: self.tables("plugin", raw.plugin, plugin)?,
             events: self.tables("event", raw.event, |raw| hooks::hook(raw, syslog))?,
             snapshot: self.table("snapshot", hooks::snapshot(raw.snapshot))?,
+            state: raw.state.map(|raw| self.table("state", state(raw))).transpose()?,
         };
         let quoted = |name: &str| format!("`{name}`");
         self.distinct(("port", "name"), &config.ports, |port| port.name.clone(), |port| quoted(&port.name))?;
@@ -469,6 +479,10 @@ fn reassembly(raw: RawReassembly) -> Result<Reassembly, FieldError> {
         max_flows: within("max_flows", raw.max_flows, 16..=1_048_576, default.max_flows)?,
         timeout_ms: within("timeout_ms", raw.timeout_ms, 10..=60_000, default.timeout_ms)?,
     })
+}
+
+fn state(raw: RawState) -> Result<StateConfig, FieldError> {
+    Ok(StateConfig { file: raw.file, key: raw.key.map_or(Ok(KeyPlace::default()), |key| key.parse())? })
 }
 
 fn port(raw: RawPort) -> Result<Port, FieldError> {

@@ -22,6 +22,7 @@ use crate::hooks::{Means, Runner, Sources};
 use crate::net::NetPort;
 use crate::notify::Syslog;
 use crate::plugin::Registry;
+use crate::state::{Keeper, Opened};
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 
@@ -92,9 +93,11 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     }
     // First of all: a second instance must not touch the ports.
     let server = ControlServer::bind(&config.control.socket)?;
+    let state = config.state.as_ref().map(|state| Keeper::open(state, config.sad.capacity, dpdk_rs::map_words));
+    let state = state.transpose()?;
 
     let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
-    let served = serve(eal, &config, registry, &server, &stop);
+    let served = serve(eal, &config, registry, &server, state, &stop);
     eal::shut_down(eal);
     served
 }
@@ -105,6 +108,7 @@ fn serve(
     config: &Config,
     registry: Registry,
     server: &ControlServer,
+    state: Option<Opened>,
     stop: &Arc<AtomicBool>,
 ) -> Result<(), Error> {
     let clock = Clock::new(eal);
@@ -118,8 +122,11 @@ fn serve(
         let mac = MacAddr(open.port.info().mac.0);
         (open.port.name().to_owned(), NetPort { mtu: open.mtu, ..NetPort::new(open.role, mac, open.next_hop) })
     });
-    let (mut controller, cores) =
+    let (mut controller, mut cores) =
         Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
+    if let Some(opened) = state {
+        controller.keep_state_with(opened, &mut cores)?;
+    }
 
     // All workers are made before the first is launched: one that can't be made leaves nothing running.
     let mut made = Vec::with_capacity(workers);
@@ -217,7 +224,10 @@ fn control(
     tracing::info!("nf-core stops");
     let ended = handles.into_iter().map(LcoreHandle::join).collect::<Vec<_>>();
     daemon.controller.finish(clock.now());
-    ended.into_iter().collect::<Result<(), _>>().map_err(Into::into)
+    ended.into_iter().collect::<Result<(), _>>()?;
+    // Only now: where a worker has died, a successor takes the SAs over.
+    daemon.controller.discard_state();
+    Ok(())
 }
 
 /// A worker core's loop.
