@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::hooks::{self, RawHook, RawSnapshot};
 use super::lines::{Place, line_at, line_of};
 use super::peer::RawPeer;
-use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, Reassembly, Recovery};
+use super::{
+    Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole, Reassembly, Recovery,
+};
 use super::{Route, Sad};
 use crate::holding::HoldLimits;
 use crate::plugin::{Filter, Gate};
@@ -131,6 +133,8 @@ struct RawState {
 struct RawPort {
     name: String,
     role: String,
+    #[serde(rename = "for")]
+    stands_for: Option<String>,
     next_hop_mac: Option<String>,
     rx_queues: Option<i64>,
     mtu: Option<i64>,
@@ -316,10 +320,32 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Refuses exception ports that stand for what they can't.
+    fn stand_ins(&self, ports: &[Port]) -> Result<(), Refusal> {
+        for (number, port) in ports.iter().enumerate() {
+            let Some(of) = &port.stands_for else {
+                continue;
+            };
+            let earlier = ports.iter().take(number).find(|other| other.stands_for.as_ref() == Some(of));
+            let problem = if port.role != PortRole::Exception {
+                "only a port with role = \"exception\" stands for another".to_owned()
+            } else if !ports.iter().any(|other| other.name == *of && other.role != PortRole::Exception) {
+                format!("`{of}` isn't a [[port]] of another role")
+            } else if let Some(earlier) = earlier {
+                format!("`{}` stands for `{of}` already", earlier.name)
+            } else {
+                continue;
+            };
+            return Err(self.at("port", Some(number), FieldError::new("for", problem)));
+        }
+        Ok(())
+    }
+
     fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
         let eal = self.table("eal", eal(raw.eal))?;
         let syslog = raw.notify.syslog.is_some();
         let ports = self.tables("port", raw.port, port)?;
+        self.stand_ins(&ports)?;
         let config = Config {
             control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
             notify: self.table("notify", notify(raw.notify))?,
@@ -490,6 +516,7 @@ fn port(raw: RawPort) -> Result<Port, FieldError> {
     Ok(Port {
         name: raw.name,
         role: raw.role.parse()?,
+        stands_for: raw.stands_for,
         next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,

@@ -39,6 +39,7 @@ use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
 use lifetimes::{Lifetimes, Reported};
 use reservations::{MAX_RESERVATION_S, reservation_order};
+use routes::Routing;
 
 pub use reservations::StoredReservation;
 
@@ -240,6 +241,7 @@ pub struct Controller {
     least_window: u32,
     next_sa_id: u32,
     net: Arc<Net>,
+    routing: Routing,
     local: Vec<IpAddr>,
     port_names: Vec<String>,
     registry: Registry,
@@ -272,9 +274,8 @@ impl Controller {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
         let destinations = config.sas.iter().map(|sa| sa.dst);
-        let net = Net::new(ports, LocalAddresses::new(&local, destinations));
-        let (routes, neighbours) = routes::of_config(config, &port_names);
-        let net = Arc::new(net.with_routes(Arc::new(routes), Arc::new(neighbours)));
+        let routing = Routing::new(config, &port_names);
+        let net = Arc::new(routing.apply_to(&Net::new(ports, LocalAddresses::new(&local, destinations))));
         let mut workers = Vec::with_capacity(cores);
         let mut links = Vec::with_capacity(cores);
         for id in 0..cores {
@@ -297,6 +298,7 @@ impl Controller {
             least_window: config.eal.spread.least_window(cores).unwrap_or(0),
             next_sa_id: 1,
             net,
+            routing,
             local,
             port_names,
             registry,
@@ -612,6 +614,7 @@ impl Controller {
         for stored in self.instances.values_mut() {
             stored.control.poll(now);
         }
+        self.tell_routes();
         self.sweep_sas();
         self.expire_by_time();
         self.delete_expired();

@@ -4,6 +4,7 @@ mod clock;
 mod daemon;
 mod eal;
 mod holding;
+mod host;
 mod log;
 mod reassembly;
 mod replay;
