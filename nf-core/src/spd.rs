@@ -232,7 +232,7 @@ mod tests {
     use crate::crypto::Portable;
     use crate::sa::spec::SaSpec;
 
-    fn nets(list: &[&str]) -> Vec<Prefix> {
+    fn nets(list: &[&str]) -> Box<[Prefix]> {
         list.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -348,7 +348,7 @@ mod tests {
             let policies: Vec<Policy> = rules
                 .iter()
                 .map(|(src, src_len, dst, dst_len, bypass)| Policy {
-                    selectors: Selectors { src: vec![net(*src, *src_len)], dst: vec![net(*dst, *dst_len)] },
+                    selectors: Selectors { src: [net(*src, *src_len)].into(), dst: [net(*dst, *dst_len)].into() },
                     action: if *bypass { PolicyAction::Bypass } else { PolicyAction::Discard },
                     peer: None,
                 })

@@ -58,6 +58,7 @@ struct RawEal {
     cores: Option<Vec<i64>>,
     mbufs: Option<i64>,
     idle: Option<String>,
+    spread: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -434,6 +435,7 @@ fn eal(raw: RawEal) -> Result<Eal, FieldError> {
         cores,
         mbufs: within("mbufs", raw.mbufs, 1024..=16_777_216, default.mbufs)?,
         idle: raw.idle.map_or(Ok(default.idle), |idle| idle.parse())?,
+        spread: raw.spread.map_or(Ok(default.spread), |spread| spread.parse())?,
     })
 }
 
@@ -561,7 +563,7 @@ fn neighbour(raw: RawNeighbour, ports: &[Port]) -> Result<Neighbour, FieldError>
 }
 
 fn policy(raw: RawPolicy) -> Result<Policy, FieldError> {
-    let selectors = Selectors { src: prefixes("src", &raw.src)?, dst: prefixes("dst", &raw.dst)? };
+    let selectors = Selectors { src: prefixes("src", &raw.src)?.into(), dst: prefixes("dst", &raw.dst)?.into() };
     // Neither list covers an address of the other's IP version.
     let versions = |list: &[Prefix]| [true, false].map(|v4| list.iter().any(|prefix| prefix.address().is_ipv4() == v4));
     let (src, dst) = (versions(&selectors.src), versions(&selectors.dst));

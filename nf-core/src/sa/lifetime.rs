@@ -136,8 +136,6 @@ impl Unit {
 /// What traffic may use of an SA.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    /// Whether octets or packets are limited.
-    counts: bool,
     soft_octets: u64,
     hard_octets: u64,
     soft_packets: u64,
@@ -152,7 +150,6 @@ impl Allowance {
         let Lifetime { soft, hard } = lifetime;
         let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         Allowance {
-            counts: [soft.bytes, soft.packets, hard.bytes, hard.packets].iter().any(Option::is_some),
             soft_octets: or_none(soft.bytes),
             hard_octets: or_none(hard.bytes),
             soft_packets: or_none(soft.packets),
@@ -163,10 +160,10 @@ impl Allowance {
         }
     }
 
-    /// Whether [`Allowance::reached`] may have something to tell.
-    #[inline]
-    pub(super) fn may_be_reached(&self, newest: SeqNo) -> bool {
-        self.counts || newest >= self.soft_seq
+    /// The first sequence number at which one of the limits may be reached: any, where octets or packets are limited.
+    pub(super) fn attention(&self) -> SeqNo {
+        let unlimited = [self.soft_octets, self.hard_octets, self.soft_packets, self.hard_packets] == [u64::MAX; 4];
+        if unlimited { self.soft_seq } else { SeqNo(0) }
     }
 
     /// The worst limit that is reached by so many packets and octets, and this number.

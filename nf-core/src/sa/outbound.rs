@@ -50,6 +50,8 @@ struct State {
     sealer: Box<dyn Sealer>,
     counters: Box<[OutboundCounters]>,
     allowance: Allowance,
+    /// The first sequence number at which traffic may have reached a limit.
+    attention: SeqNo,
     phase: Phase,
 }
 
@@ -108,8 +110,10 @@ impl OutboundSa {
     ) -> Result<OutboundSa, EngineError> {
         let Progress { highest, packets, octets, mark } = progress;
         let numbers = Numbers::after(highest, params.transform.esn());
+        let allowance = Allowance::new(&params.lifetime, SeqNo(numbers.last));
         let state = State {
-            allowance: Allowance::new(&params.lifetime, SeqNo(numbers.last)),
+            attention: allowance.attention(),
+            allowance,
             numbers,
             mark,
             ivs: IvSource::new(&params.transform)?,
@@ -203,7 +207,7 @@ impl OutboundSa {
     /// Notes that packets have gone, up to this number, and were counted; gives the limit that this has reached.
     #[inline]
     pub fn note_progress(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
-        if !self.state.allowance.may_be_reached(newest) {
+        if newest < self.state.attention {
             return None;
         }
         let used = self.totals();
