@@ -25,10 +25,9 @@ impl Prefix {
     #[inline]
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address) {
-            // Shorter numbers, and the usual case.
+            // The usual case, without a mask to be made: what counts is what is left of the difference.
             (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let mask = u32::MAX.checked_shl(u32::from(32 - self.len.min(32))).unwrap_or(0);
-                (own.to_bits() ^ other.to_bits()) & mask == 0
+                u64::from(own.to_bits() ^ other.to_bits()) >> (32 - self.len.min(32)) == 0
             }
             (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()) & self.mask() == 0,
             _ => false,
@@ -39,6 +38,25 @@ impl Prefix {
     pub fn any(is_ipv4: bool) -> Prefix {
         let address = if is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         Prefix { address, len: 0 }
+    }
+
+    /// The network of that length that an address lies in.
+    #[inline]
+    pub fn around(address: IpAddr, len: u8) -> Prefix {
+        let len = len.min(width(address));
+        let address = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(u32::from(32 - len)).unwrap_or(0);
+                Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+            }
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & mask(address, len)).into(),
+        };
+        Prefix { address, len }
+    }
+
+    /// Whether all of another network lies in this one.
+    pub fn covers(self, other: Prefix) -> bool {
+        self.len <= other.len && self.contains(other.address)
     }
 
     /// The network's address: its first one.

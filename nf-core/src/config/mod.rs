@@ -23,6 +23,7 @@ use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaParams, names};
+use crate::spd::Policy;
 use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
@@ -61,6 +62,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// `[[sa]]`
     pub sas: Vec<SaParams>,
+    /// `[[policy]]`
+    pub policies: Vec<Policy>,
     /// `[[plugin]]`
     pub plugins: Vec<Plugin>,
     /// `[[event]]`
@@ -82,11 +85,13 @@ pub struct Eal {
     pub mbufs: u32,
     /// What a worker does when there is no traffic.
     pub idle: Idle,
+    /// Whether workers hand ESP on to each other.
+    pub spread: Spread,
 }
 
 impl Default for Eal {
     fn default() -> Self {
-        Eal { args: Vec::new(), cores: vec![0], mbufs: 8192, idle: Idle::Spin }
+        Eal { args: Vec::new(), cores: vec![0], mbufs: 8192, idle: Idle::Spin, spread: Spread::Auto }
     }
 }
 
@@ -97,6 +102,29 @@ names! {
         Spin = "spin",
         /// Sleeps some microseconds: for virtual ports on shared machines.
         Sleep = "sleep",
+    }
+}
+
+names! {
+    /// Whether the worker that receives ESP hands it on to the other workers. SAs are shared by all of them either way.
+    Spread "spread" {
+        /// It does everything itself: packets keep their order.
+        Off = "off",
+        /// It hands on, in bursts and in turn, what it doesn't keep up with.
+        Auto = "auto",
+        /// It hands on whatever it receives, in turn.
+        On = "on",
+    }
+}
+
+impl Spread {
+    /// The least replay window that an SA needs with so many workers: a packet that is handed on is overtaken by what the
+    /// other workers do meanwhile. None where nothing is handed on.
+    pub fn least_window(self, workers: usize) -> Option<u32> {
+        // What may wait for each of them, and as much again for one that the machine keeps from its work for a moment.
+        const PER_WORKER: u32 = 512;
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        (self != Spread::Off && workers > 1).then(|| workers.saturating_mul(PER_WORKER))
     }
 }
 
@@ -422,6 +450,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use crate::spd::PolicyAction;
     use proptest::prelude::*;
 
     use super::*;
@@ -593,7 +622,7 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
     fn unknown_keys_and_wrong_types_are_refused_by_line() {
         assert_eq!(
             refusal("[eal]\ncores = [0]\ncolour = 1\n"),
-            "nf.toml:3: unknown field `colour`, expected one of `args`, `cores`, `mbufs`, `idle`"
+            "nf.toml:3: unknown field `colour`, expected one of `args`, `cores`, `mbufs`, `idle`, `spread`"
         );
         assert_eq!(refusal("[eal]\ncores = 3\n"), "nf.toml:2: invalid type: integer `3`, expected a sequence");
         assert!(refusal("\n[nonsense]\n").starts_with("nf.toml:2: unknown field `nonsense`"));
@@ -658,6 +687,36 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
         ];
         for (from, to, expected) in cases {
             assert_eq!(refusal(&format!("{}{SAMPLE}", tables.replacen(from, to, 1))), expected);
+        }
+    }
+
+    #[test]
+    fn policies_are_read_in_their_order() {
+        let text = "[[policy]]\nsrc = [\"172.16.0.0/16\"]\ndst = [\"10.1.0.0/16\", \"2001:db8::/32\"]\n\
+                    action = \"protect\"\npeer = \"branch\"\n[[policy]]\naction = \"bypass\"\n";
+        let config = parse(text).unwrap();
+        let actions: Vec<_> = config.policies.iter().map(|policy| policy.action).collect();
+        assert_eq!(actions, [PolicyAction::Protect, PolicyAction::Bypass]);
+        assert_eq!((config.policies[0].selectors.dst.len(), config.policies[0].peer.as_deref()), (2, Some("branch")));
+        for (from, to, expected) in [
+            (
+                "\"bypass\"",
+                "\"permit\"",
+                "nf.toml:7: [[policy]] #2 action: `permit` isn't one of `protect`, `bypass`, `discard`",
+            ),
+            ("\"protect\"", "\"discard\"", "nf.toml:5: [[policy]] #1 peer: is for policies with action = \"protect\""),
+            (
+                "172.16.0.0/16",
+                "172.16.0.0/8",
+                "nf.toml:2: [[policy]] #1 src: `172.16.0.0/8` has bits set behind its length; the network is 172.0.0.0/8",
+            ),
+            (
+                "\"10.1.0.0/16\", ",
+                "",
+                "nf.toml:3: [[policy]] #1 dst: has no network of the IP version of those in src: no packet fits",
+            ),
+        ] {
+            assert_eq!(refusal(&text.replacen(from, to, 1)), expected);
         }
     }
 

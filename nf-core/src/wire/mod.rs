@@ -12,11 +12,15 @@ pub mod ipv6;
 pub mod transport;
 pub mod udp;
 
-pub use headers::{Headers, Kind, parse};
+pub use headers::{Headers, Kind, is_whole_esp, parse};
 pub use inner::Inner;
 
 /// IP protocol numbers.
 pub mod protocol {
+    /// IPv4 in IP (RFC 2003): what ESP's next header says of a tunnel's payload.
+    pub const IPV4: u8 = 4;
+    /// IPv6 in IP (RFC 2473).
+    pub const IPV6: u8 = 41;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
