@@ -91,8 +91,9 @@ fn a_kill_costs_no_sa_and_lets_no_replay_in() {
 
     daemon.kill();
     beginning(&fixture("v4-tunnel-gcm128.pcap"), 12, &capture);
+    let mut program = Command::new(nf_core());
     let killed = std::time::Instant::now();
-    daemon.restart_by(&mut Command::new(nf_core()));
+    daemon.restart_by(&mut program);
     daemon.wait("new packets", |daemon| sent(daemon) > 0);
     eprintln!("from SIGKILL to the first packet, with nf-ctl looking: {} ms", killed.elapsed().as_millis());
     daemon.wait("replays", |daemon| daemon.dropped(19) > 1000);
