@@ -16,6 +16,7 @@ use crate::counters::CoreCounters;
 use crate::drop::DropReason;
 use crate::event::{Event, EventSender};
 use crate::forward;
+use crate::icmp::Errors;
 use crate::lanes::Lanes;
 use crate::net::Net;
 use crate::notify::CoreLimiter;
@@ -113,6 +114,8 @@ pub struct CoreCx<'c> {
     pub limiter: &'c mut CoreLimiter,
     /// Decides which next hops are worth a question.
     pub resolver: &'c mut Resolver,
+    /// ICMP errors that wait to be sent.
+    pub errors: &'c mut Errors,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
 }
@@ -136,6 +139,7 @@ pub struct Core {
     events: EventSender,
     limiter: CoreLimiter,
     resolver: Resolver,
+    errors: Errors,
     link: Arc<Link>,
     /// The reservations that the last commands ended.
     settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
@@ -148,6 +152,8 @@ enum Entry {
     Ingress,
     /// Held at the gate esp-input.
     EspInput,
+    /// Made by this host.
+    Own,
 }
 
 impl Core {
@@ -161,6 +167,7 @@ impl Core {
             events,
             limiter: CoreLimiter::default(),
             resolver: Resolver::default(),
+            errors: Errors::default(),
             link,
             settled: ArrayVec::new(),
         }
@@ -259,6 +266,22 @@ impl Core {
         self.run(Entry::EspInput, now, batch);
     }
 
+    /// The ICMP errors that wait to be sent, once a burst is done: each to be put into a buffer, for [`Core::originate`].
+    #[inline]
+    pub fn errors(&mut self) -> &mut Errors {
+        &mut self.errors
+    }
+
+    /// Takes packets that this host has made to their fate: routed, through the gate egress. Books them as made here, and
+    /// else as [`Core::process`] does.
+    pub fn originate(&mut self, now: Nanos, batch: &mut Batch<'_>) {
+        for lane in batch.lanes() {
+            self.link.counters.originated().add(1, batch.packet(lane).received_octets() as u64);
+            batch.packet_mut(lane).set_own();
+        }
+        self.run(Entry::Own, now, batch);
+    }
+
     fn run(&mut self, entry: Entry, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
         let link = Arc::clone(&self.link);
@@ -272,6 +295,7 @@ impl Core {
             events: &mut self.events,
             limiter: &mut self.limiter,
             resolver: &mut self.resolver,
+            errors: &mut self.errors,
             watch: Stopwatch::start(&link.stages),
         };
 
@@ -286,6 +310,10 @@ impl Core {
                 self.gates.run(Gate::EspInput, &mut cx, batch, waiting)
             }
             Entry::EspInput => self.gates.resume(Gate::EspInput, &mut cx, batch, parsed),
+            Entry::Own => {
+                parsed.into_iter().for_each(|lane| batch.forward(lane));
+                Lanes::NONE
+            }
         };
         classify::not_enabled(batch, left);
 
@@ -322,7 +350,7 @@ fn parse(batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
 fn book(counters: &CoreCounters, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
     let mut dropped = Lanes::NONE;
     for lane in lanes {
-        if matches!(batch.fate(lane), Fate::Send(_)) {
+        if matches!(batch.fate(lane), Fate::Send(_) | Fate::Fragment { .. }) {
             continue;
         }
         let octets = batch.packet(lane).received_octets() as u64;
@@ -334,7 +362,7 @@ fn book(counters: &CoreCounters, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
                 dropped.insert(lane);
             }
             Fate::Consumed(why) => counters.consumed(why).add(1, octets),
-            Fate::Send(_) | Fate::Reassemble | Fate::Hold | Fate::Pending => {}
+            Fate::Send(_) | Fate::Fragment { .. } | Fate::Reassemble | Fate::Hold | Fate::Pending => {}
         }
     }
     dropped

@@ -11,7 +11,7 @@ use dpdk_rs::{Eal, Mempool, Port, PortConfig, SocketId};
 use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
-use super::worker::{Output, Worker};
+use super::worker::{Output, Pools, Worker};
 use super::{Error, eal, log};
 use crate::config::{Config, PortRole};
 use crate::control::controller::Controller;
@@ -98,9 +98,10 @@ fn play(
     // Both roles are the one port's: packets come in by the first, and leave by the second.
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
+    let pools = Pools { frames: pool.clone(), big };
     if let Some(core) = cores.into_iter().next() {
         let mut worker =
-            Worker::new(core, clock, rx, outputs, big, reassembler, Holding::new(config.sad.larval, clock));
+            Worker::new(core, clock, rx, outputs, pools, reassembler, Holding::new(config.sad.larval, clock));
         loop {
             if worker.poll() > 0 {
                 controller.tick(clock.now());

@@ -1,7 +1,7 @@
 //! IPv4 headers (RFC 791), changed in place. Functions on a packet that is too short do nothing: the caller has parsed
 //! it before.
 
-use super::{checksum, put_u16};
+use super::{IpVersion, checksum, put_u16, u16_at};
 
 /// Octets of a header without options.
 pub const MIN_HEADER_LEN: usize = 20;
@@ -19,7 +19,9 @@ pub(crate) mod field {
 }
 
 /// Bits of the fragment field.
-pub(super) mod fragment {
+pub(crate) mod fragment {
+    /// Routers must not fragment the packet.
+    pub(crate) const DONT: u16 = 0x4000;
     /// More fragments follow.
     pub(crate) const MORE: u16 = 0x2000;
     /// The offset, in units of 8 octets.
@@ -28,9 +30,15 @@ pub(super) mod fragment {
 
 /// The header's length as it claims, at least 20 octets.
 #[inline]
-pub(super) fn header_len(packet: &[u8]) -> Option<usize> {
+pub(crate) fn header_len(packet: &[u8]) -> Option<usize> {
     let len = usize::from(packet.first()? & 0x0F) * 4;
     (len >= MIN_HEADER_LEN).then_some(len)
+}
+
+/// Whether the packet is of IPv4 and its sender lets routers fragment it.
+pub fn may_be_fragmented(packet: &[u8]) -> bool {
+    let is_v4 = IpVersion::of(packet) == Some(IpVersion::V4);
+    is_v4 && u16_at(packet, field::FRAGMENT).is_some_and(|flags| flags & fragment::DONT == 0)
 }
 
 /// Sets the total length and makes the header checksum anew.

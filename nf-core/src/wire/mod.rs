@@ -17,6 +17,8 @@ pub use inner::Inner;
 
 /// IP protocol numbers.
 pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
