@@ -11,7 +11,8 @@ use dpdk_rs::{Eal, Mempool, Port, PortConfig, SocketId};
 use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
-use super::worker::{Output, Pools, Worker};
+use super::spread::Spreader;
+use super::worker::{Output, Pools, Queues, Worker};
 use super::{Error, eal, log};
 use crate::config::{Config, PortRole};
 use crate::control::controller::Controller;
@@ -100,8 +101,9 @@ fn play(
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
     let pools = Pools { frames: pool.clone(), big };
     if let Some(core) = cores.into_iter().next() {
-        let mut worker =
-            Worker::new(core, clock, rx, outputs, pools, reassembler, Holding::new(config.sad.larval, clock));
+        let holding = Holding::new(config.sad.larval, clock);
+        let queues = Queues { rx, tx: outputs, spreader: Spreader::alone() };
+        let mut worker = Worker::new(core, clock, queues, pools, reassembler, holding);
         loop {
             if worker.poll() > 0 {
                 controller.tick(clock.now());
