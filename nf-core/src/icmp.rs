@@ -127,8 +127,8 @@ impl Errors {
 
 /// Whom an error about a packet is for; none if nobody may get one.
 fn subject(packet: &Packet<'_>) -> Option<IpAddr> {
-    // What a plugin has wrapped is no longer what the sender sent.
-    let inner = packet.inner().filter(|inner| !inner.fragment && !packet.may_leave_unprotected())?;
+    // What a plugin has wrapped is forgotten there: it is no longer what its sender sent.
+    let inner = packet.inner().filter(|inner| !inner.fragment)?;
     let octets = packet.ip();
     let message = octets.get(inner.l4()).copied();
     let is_error = match inner.protocol {
