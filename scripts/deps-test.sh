@@ -13,7 +13,7 @@ fi
 # What docs/pktgen.md has commands of, and what its scripts are checked with.
 packages="dpdk lua5.4"
 # Peers and eyes for the tests in network namespaces.
-packages="$packages iproute2 iputils-ping tcpdump strongswan-charon strongswan-swanctl strongswan-pki
+packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"
 # Counting instructions, and other CPUs than this one.
 packages="$packages valgrind qemu-user"

@@ -69,6 +69,8 @@ pub struct PortInfo {
     pub socket: SocketId,
     /// Its address.
     pub mac: MacAddr,
+    /// The number of the kernel's interface that it is made of (net_tap, net_af_packet), if the driver tells.
+    pub interface: Option<u32>,
     /// The most receive queues it can have.
     pub max_rx_queues: u16,
     /// The most transmit queues it can have.
@@ -302,6 +304,7 @@ impl Port {
             // SAFETY: the port is valid, or the call above had failed.
             socket: SocketId::from_raw(unsafe { sys::rte_eth_dev_socket_id(id) }),
             mac: self.mac()?,
+            interface: Some(raw.if_index).filter(|index| *index != 0),
             max_rx_queues: raw.max_rx_queues,
             max_tx_queues: raw.max_tx_queues,
             min_mtu: raw.min_mtu,
@@ -532,6 +535,19 @@ impl StartedPort {
         self.owner.port.check("reading its link", ret)?;
         let known = mbit_per_s != 0 && mbit_per_s != u32::MAX;
         Ok(LinkStatus { up: up != 0, mbit_per_s: known.then_some(mbit_per_s), full_duplex: full_duplex != 0 })
+    }
+
+    /// The longest IP packet that it sends, in octets.
+    ///
+    /// # Errors
+    /// [`Error::Port`] if the driver does not tell.
+    pub fn mtu(&self) -> Result<u16, Error> {
+        let _driver = lock(&self.owner.driver);
+        let mut mtu = 0;
+        // SAFETY: the port is started, and the answer has a place to go.
+        let ret = unsafe { sys::rte_eth_dev_get_mtu(self.id().0, &raw mut mtu) };
+        self.owner.port.check("reading its MTU", ret)?;
+        Ok(mtu)
     }
 
     /// Takes frames for any address, or only for its own. A driver that has no such filter takes all anyway: that is

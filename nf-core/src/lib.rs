@@ -36,9 +36,11 @@ pub mod packet;
 pub mod plugin;
 pub mod policy;
 pub mod prefix;
+pub mod route;
 #[cfg(feature = "dpdk")]
 pub mod runtime;
 pub mod sa;
 pub mod stage;
+pub mod state;
 pub mod types;
 pub mod wire;

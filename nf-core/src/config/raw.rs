@@ -13,10 +13,15 @@ use serde_json::Value;
 use super::hooks::{self, RawHook, RawSnapshot};
 use super::lines::{Place, line_at, line_of};
 use super::peer::RawPeer;
-use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Notify, Plugin, Port, Reassembly, Recovery, Sad};
+use super::{
+    Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole, Reassembly, Recovery,
+};
+use super::{Route, Sad};
 use crate::holding::HoldLimits;
 use crate::plugin::{Filter, Gate};
+use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaSpec, address};
+use crate::state::{KeyPlace, StateConfig};
 use crate::types::{Nanos, Spi};
 use crate::wire::ethernet::MacAddr;
 
@@ -33,11 +38,14 @@ struct RawConfig {
     reassembly: RawReassembly,
     port: Vec<RawPort>,
     local: Vec<RawLocal>,
+    route: Vec<RawRoute>,
+    neighbour: Vec<RawNeighbour>,
     peer: Vec<RawPeer>,
     sa: Vec<SaSpec>,
     plugin: Vec<RawPlugin>,
     event: Vec<RawHook>,
     snapshot: RawSnapshot,
+    state: Option<RawState>,
 }
 
 #[derive(Deserialize, Default)]
@@ -114,9 +122,18 @@ struct RawReassembly {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawState {
+    file: PathBuf,
+    key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawPort {
     name: String,
     role: String,
+    #[serde(rename = "for")]
+    stands_for: Option<String>,
     next_hop_mac: Option<String>,
     rx_queues: Option<i64>,
     mtu: Option<i64>,
@@ -126,6 +143,22 @@ struct RawPort {
 #[serde(deny_unknown_fields)]
 struct RawLocal {
     address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoute {
+    dst: String,
+    via: Option<String>,
+    port: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNeighbour {
+    address: String,
+    mac: String,
+    port: String,
 }
 
 #[derive(Deserialize)]
@@ -286,9 +319,32 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Refuses exception ports that stand for what they can't.
+    fn stand_ins(&self, ports: &[Port]) -> Result<(), Refusal> {
+        for (number, port) in ports.iter().enumerate() {
+            let Some(of) = &port.stands_for else {
+                continue;
+            };
+            let earlier = ports.iter().take(number).find(|other| other.stands_for.as_ref() == Some(of));
+            let problem = if port.role != PortRole::Exception {
+                "only a port with role = \"exception\" stands for another".to_owned()
+            } else if !ports.iter().any(|other| other.name == *of && other.role != PortRole::Exception) {
+                format!("`{of}` isn't a [[port]] of another role")
+            } else if let Some(earlier) = earlier {
+                format!("`{}` stands for `{of}` already", earlier.name)
+            } else {
+                continue;
+            };
+            return Err(self.at("port", Some(number), FieldError::new("for", problem)));
+        }
+        Ok(())
+    }
+
     fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
         let eal = self.table("eal", eal(raw.eal))?;
         let syslog = raw.notify.syslog.is_some();
+        let ports = self.tables("port", raw.port, port)?;
+        self.stand_ins(&ports)?;
         let config = Config {
             control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
             notify: self.table("notify", notify(raw.notify))?,
@@ -298,13 +354,16 @@ impl Checker<'_> {
             sad: self.table("sad", sad(raw.sad, &eal))?,
             eal,
             reassembly: self.table("reassembly", reassembly(raw.reassembly))?,
-            ports: self.tables("port", raw.port, port)?,
+            routes: self.tables("route", raw.route, |raw| route(raw, &ports))?,
+            neighbours: self.tables("neighbour", raw.neighbour, |raw| neighbour(raw, &ports))?,
+            ports,
             local: self.tables("local", raw.local, |raw| Ok(Local { address: address("address", &raw.address)? }))?,
             peers: self.tables("peer", raw.peer, RawPeer::check)?,
             sas: self.tables("sa", raw.sa, |raw| raw.validate())?,
             plugins: self.tables("plugin", raw.plugin, plugin)?,
             events: self.tables("event", raw.event, |raw| hooks::hook(raw, syslog))?,
             snapshot: self.table("snapshot", hooks::snapshot(raw.snapshot))?,
+            state: raw.state.map(|raw| self.table("state", state(raw))).transpose()?,
         };
         let quoted = |name: &str| format!("`{name}`");
         self.distinct(("port", "name"), &config.ports, |port| port.name.clone(), |port| quoted(&port.name))?;
@@ -446,14 +505,43 @@ fn reassembly(raw: RawReassembly) -> Result<Reassembly, FieldError> {
     })
 }
 
+fn state(raw: RawState) -> Result<StateConfig, FieldError> {
+    Ok(StateConfig { file: raw.file, key: raw.key.map_or(Ok(KeyPlace::default()), |key| key.parse())? })
+}
+
 fn port(raw: RawPort) -> Result<Port, FieldError> {
     let mac = |text: String| text.parse::<MacAddr>().map_err(|error| FieldError::new("next_hop_mac", error));
     Ok(Port {
         name: raw.name,
         role: raw.role.parse()?,
+        stands_for: raw.stands_for,
         next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,
+    })
+}
+
+fn named_port(name: String, ports: &[Port]) -> Result<String, FieldError> {
+    match ports.iter().any(|port| port.name == name) {
+        true => Ok(name),
+        false => Err(FieldError::new("port", format_args!("there is no [[port]] `{name}`"))),
+    }
+}
+
+fn route(raw: RawRoute, ports: &[Port]) -> Result<Route, FieldError> {
+    let dst = raw.dst.parse::<Prefix>().map_err(|error| FieldError::new("dst", error))?;
+    let via = raw.via.map(|via| address("via", &via)).transpose()?;
+    if let Some(via) = via.filter(|via| via.is_ipv4() != dst.address().is_ipv4()) {
+        return Err(FieldError::new("via", format_args!("{via} is of the other IP version than {dst}")));
+    }
+    Ok(Route { dst, via, port: named_port(raw.port, ports)? })
+}
+
+fn neighbour(raw: RawNeighbour, ports: &[Port]) -> Result<Neighbour, FieldError> {
+    Ok(Neighbour {
+        address: address("address", &raw.address)?,
+        mac: raw.mac.parse().map_err(|error| FieldError::new("mac", error))?,
+        port: named_port(raw.port, ports)?,
     })
 }
 

@@ -7,6 +7,8 @@
 mod events;
 mod lifetimes;
 mod reservations;
+mod routes;
+mod state;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,15 +29,17 @@ use crate::hooks::Hooks;
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
-use crate::sa::inbound::{Sa, SaKey};
+use crate::sa::inbound::{Progress, Sa, SaKey};
 use crate::sa::spec::SaParams;
 use crate::stage::RuntimeReport;
+use crate::state::Kept;
 use crate::types::{CoreId, Nanos, Spi};
 
 use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
 use lifetimes::{Lifetimes, Reported};
 use reservations::{MAX_RESERVATION_S, reservation_order};
+use routes::Routing;
 
 pub use reservations::StoredReservation;
 
@@ -149,8 +153,12 @@ pub struct StoredSa {
     pub installed: Nanos,
     /// Where its newest authentic packet came from; before the first one, where it must come from.
     pub source: Endpoint,
+    /// How old it was, in nanoseconds, when this process took it over from a predecessor.
+    age_before: u64,
     /// What has been reported of it.
     reported: Reported,
+    /// Where its progress is kept for a successor.
+    kept: Option<Kept>,
 }
 
 impl StoredSa {
@@ -231,6 +239,7 @@ pub struct Controller {
     capacity: usize,
     next_sa_id: u32,
     net: Arc<Net>,
+    routing: Routing,
     local: Vec<IpAddr>,
     port_names: Vec<String>,
     registry: Registry,
@@ -241,6 +250,7 @@ pub struct Controller {
     subscribers: Subscribers,
     hooks: Arc<Hooks>,
     baseline: Snapshot,
+    state: state::State,
     now: Nanos,
 }
 
@@ -262,7 +272,8 @@ impl Controller {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
         let destinations = config.sas.iter().map(|sa| sa.dst);
-        let net = Arc::new(Net::new(ports, LocalAddresses::new(&local, destinations)));
+        let routing = Routing::new(config, &port_names);
+        let net = Arc::new(routing.apply_to(&Net::new(ports, LocalAddresses::new(&local, destinations))));
         let mut workers = Vec::with_capacity(cores);
         let mut links = Vec::with_capacity(cores);
         for id in 0..cores {
@@ -284,6 +295,7 @@ impl Controller {
             capacity: config.sad.capacity,
             next_sa_id: 1,
             net,
+            routing,
             local,
             port_names,
             registry,
@@ -294,6 +306,7 @@ impl Controller {
             subscribers: Subscribers::default(),
             hooks: Hooks::new(config.events.clone()),
             baseline: Snapshot::default(),
+            state: state::State::default(),
             now: Nanos::default(),
         };
         let mut changes = Vec::new();
@@ -345,7 +358,9 @@ impl Controller {
     /// Adds an SA; it decapsulates on every core when this returns.
     pub fn add_sa(&mut self, params: SaParams) -> Result<(), ControlError> {
         let change = self.register_sa(params)?;
-        self.apply(change)
+        let applied = self.apply(change);
+        self.keep_state();
+        applied
     }
 
     fn register_sa(&mut self, params: SaParams) -> Result<Change, ControlError> {
@@ -357,7 +372,10 @@ impl Controller {
         if reserved.is_none() && !self.deleted.contains_key(&order(&key)) {
             self.make_room()?;
         }
-        let sa = Arc::new(Sa::new(&params, self.next_sa_id, &*self.engine, self.cores.len())?);
+        let kept = self.state.take();
+        let progress = Progress { mark: kept.map(|kept| kept.mark), ..Progress::default() };
+        let made = Sa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
+        let sa = Arc::new(made.inspect_err(|_| self.state.abandon(kept))?);
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
         self.deleted.remove(&order(&key));
         if let Some(StoredReservation { reservation, .. }) = reserved {
@@ -366,7 +384,8 @@ impl Controller {
         let mut change = self.own(key.dst);
         let source = Endpoint { address: key.src, port: None };
         let reported = Reported::default();
-        let stored = StoredSa { sa: Arc::clone(&sa), params, installed: self.now, source, reported };
+        let stored =
+            StoredSa { sa: Arc::clone(&sa), params, installed: self.now, age_before: 0, source, reported, kept };
         self.lifetimes.watch(&stored);
         self.sas.insert(order(&key), stored);
         change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
@@ -411,14 +430,16 @@ impl Controller {
     pub fn delete_sa(&mut self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<SaKey, ControlError> {
         let key = self.find_sa(spi, dst, src)?.sa.key;
         self.remove_sa(&key);
-        self.apply(vec![Box::new(move |_| Command::DeleteSa(key))])?;
-        Ok(key)
+        let applied = self.apply(vec![Box::new(move |_| Command::DeleteSa(key))]);
+        self.keep_state();
+        applied.map(|()| key)
     }
 
     /// Takes an SA off the list, and remembers it as deleted.
     fn remove_sa(&mut self, key: &SaKey) {
         if let Some(stored) = self.sas.remove(&order(key)) {
             self.lifetimes.unwatch(&stored);
+            self.state.give_up(stored.kept, &stored.params);
             self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
         }
     }
@@ -589,11 +610,13 @@ impl Controller {
         for stored in self.instances.values_mut() {
             stored.control.poll(now);
         }
+        self.tell_routes();
         self.sweep_sas();
         self.expire_by_time();
         self.delete_expired();
         self.forget_deleted();
         self.expire_reservations();
+        self.keep_state();
     }
 
     /// Does what is due at the end: takes what is left and reports what was left out.

@@ -7,9 +7,7 @@ use super::proto::{BindingReport, InstanceReport, PluginKindReport, PluginReport
 use super::proto::{Reserved, SaReport, Status, VERSION};
 use super::server::{Handler, Reply};
 use crate::plugin::PluginKind;
-use crate::sa::inbound::SaTotals;
 use crate::sa::larval::Reservation;
-use crate::sa::lifetime::Lifetime;
 use crate::sa::spec::{FieldError, SelectorSpec};
 use crate::types::Nanos;
 
@@ -151,7 +149,7 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 }
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
-    let StoredSa { sa, params, installed, source, .. } = stored;
+    let StoredSa { sa, params, source, .. } = stored;
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
@@ -167,7 +165,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },
         state: if sa.phase().get().is_some() { "dying" } else { "mature" }.to_owned(),
         lifetime: params.lifetime,
-        age_s: now.since(*installed) / Nanos::SECOND,
+        age_s: stored.age(now) / Nanos::SECOND,
         highest_seq: sa.window.highest().map(|seq| seq.0),
         totals: sa.totals(),
     }
@@ -175,24 +173,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
 
 fn report_larval(stored: &StoredReservation, now: Nanos) -> SaReport {
     let StoredReservation { reservation: Reservation { spi, dst, src, .. }, made, .. } = *stored;
-    SaReport {
-        spi,
-        src,
-        dst,
-        peer: None,
-        source: None,
-        mode: String::new(),
-        encap: String::new(),
-        transform: String::new(),
-        esn: false,
-        replay_window: 0,
-        selectors: SelectorSpec::default(),
-        state: "larval".to_owned(),
-        lifetime: Lifetime::default(),
-        age_s: now.since(made) / Nanos::SECOND,
-        highest_seq: None,
-        totals: SaTotals::default(),
-    }
+    SaReport::larval(spi, src, dst, now.since(made) / Nanos::SECOND)
 }
 
 fn plugins(controller: &Controller) -> PluginReport {
