@@ -237,6 +237,8 @@ pub struct Controller {
     next_reservation: u64,
     deleted_memory: u64,
     capacity: usize,
+    /// A narrower replay window is made as wide as this.
+    least_window: u32,
     next_sa_id: u32,
     net: Arc<Net>,
     routing: Routing,
@@ -293,6 +295,7 @@ impl Controller {
             next_reservation: 0,
             deleted_memory: Nanos::from_secs(config.sad.deleted_memory_s).0,
             capacity: config.sad.capacity,
+            least_window: config.eal.spread.least_window(cores).unwrap_or(0),
             next_sa_id: 1,
             net,
             routing,
@@ -363,7 +366,8 @@ impl Controller {
         applied
     }
 
-    fn register_sa(&mut self, params: SaParams) -> Result<Change, ControlError> {
+    fn register_sa(&mut self, mut params: SaParams) -> Result<Change, ControlError> {
+        params.replay_window = params.replay_window.at_least(self.least_window);
         let key = params.key();
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
