@@ -5,6 +5,7 @@
 //! of it. It is answered once every core has applied it: what `nf-ctl` reports as done holds on all cores.
 
 mod events;
+mod installed;
 mod lifetimes;
 mod reservations;
 mod routes;
@@ -29,8 +30,9 @@ use crate::hooks::Hooks;
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
-use crate::sa::inbound::{Progress, Sa, SaKey};
-use crate::sa::spec::SaParams;
+use crate::sa::inbound::{Progress, SaKey};
+use crate::sa::spec::{Direction, SaParams};
+use crate::spd::{Policy, Spd};
 use crate::stage::RuntimeReport;
 use crate::state::Kept;
 use crate::types::{CoreId, Nanos, Spi};
@@ -41,6 +43,7 @@ use lifetimes::{Lifetimes, Reported};
 use reservations::{MAX_RESERVATION_S, reservation_order};
 use routes::Routing;
 
+pub use installed::InstalledSa;
 pub use reservations::StoredReservation;
 
 /// How long a core may take to apply a change before it counts as stuck. Cores apply changes between two bursts.
@@ -146,12 +149,12 @@ fn filter_text(dst: &Option<IpAddr>, src: &Option<IpAddr>) -> String {
 /// What the control thread keeps of an SA.
 pub struct StoredSa {
     /// The SA as the cores have it.
-    pub sa: Arc<Sa>,
+    pub sa: InstalledSa,
     /// Its algorithms, for display.
     pub params: SaParams,
     /// When it was installed.
     pub installed: Nanos,
-    /// Where its newest authentic packet came from; before the first one, where it must come from.
+    /// Inbound: where its newest authentic packet came from; before the first one, where it must come from.
     pub source: Endpoint,
     /// How old it was, in nanoseconds, when this process took it over from a predecessor.
     age_before: u64,
@@ -163,7 +166,7 @@ pub struct StoredSa {
 
 impl StoredSa {
     fn name(&self) -> SaId {
-        let SaKey { spi, dst, src } = self.sa.key;
+        let SaKey { spi, dst, src } = self.sa.key();
         SaId { spi, src, dst, peer: self.params.peer.clone() }
     }
 }
@@ -230,6 +233,9 @@ pub struct Controller {
     cores: Vec<CoreLink>,
     engine: Box<dyn Engine>,
     sas: BTreeMap<(Spi, IpAddr, IpAddr), StoredSa>,
+    policies: Vec<Policy>,
+    /// Whether the cores' outbound policy isn't that of the policies and SAs that there are.
+    spd_stale: bool,
     /// Deleted SAs that the cores still remember, and until when.
     deleted: BTreeMap<(Spi, IpAddr, IpAddr), Nanos>,
     lifetimes: Lifetimes,
@@ -273,7 +279,7 @@ impl Controller {
     ) -> Result<(Controller, Vec<Core>), ControlError> {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
-        let destinations = config.sas.iter().map(|sa| sa.dst);
+        let destinations = config.sas.iter().map(SaParams::local);
         let routing = Routing::new(config, &port_names);
         let net = Arc::new(routing.apply_to(&Net::new(ports, LocalAddresses::new(&local, destinations))));
         let mut workers = Vec::with_capacity(cores);
@@ -289,6 +295,8 @@ impl Controller {
             cores: links,
             engine: crypto::select(config.crypto.engine)?,
             sas: BTreeMap::new(),
+            policies: config.policies.clone(),
+            spd_stale: !config.policies.is_empty(),
             deleted: BTreeMap::new(),
             lifetimes: Lifetimes::default(),
             reservations: BTreeMap::new(),
@@ -316,6 +324,7 @@ impl Controller {
         for params in &config.sas {
             changes.extend(controller.register_sa(params.clone())?);
         }
+        changes.extend(controller.spd_change());
         for plugin in &config.plugins {
             for bind in &plugin.bind {
                 changes.extend(controller.register_binding(Bind {
@@ -339,16 +348,18 @@ impl Controller {
                 settings: &serde_json::json!({"memory": config.snapshot.packets}),
             })?);
         }
-        // Decapsulation is a plugin like others, only that one expects it to be there.
-        if !controller.instances.values().any(|instance| instance.plugin == "decap") {
-            changes.extend(controller.register_binding(Bind {
-                plugin: "decap",
-                instance: "decap",
-                gate: Gate::EspInput,
-                filter: Filter::default(),
-                priority: 1000,
-                settings: &Value::Null,
-            })?);
+        // Decapsulation and encapsulation are plugins like others, only that one expects them to be there.
+        for (plugin, gate) in [("decap", Gate::EspInput), ("encap", Gate::Egress)] {
+            if !controller.instances.values().any(|instance| instance.plugin == plugin) {
+                changes.extend(controller.register_binding(Bind {
+                    plugin,
+                    instance: plugin,
+                    gate,
+                    filter: Filter::default(),
+                    priority: 1000,
+                    settings: &Value::Null,
+                })?);
+            }
         }
         for mut change in changes {
             for (id, core) in workers.iter_mut().enumerate() {
@@ -358,9 +369,10 @@ impl Controller {
         Ok((controller, workers))
     }
 
-    /// Adds an SA; it decapsulates on every core when this returns.
+    /// Adds an SA; every core decapsulates or encapsulates with it when this returns.
     pub fn add_sa(&mut self, params: SaParams) -> Result<(), ControlError> {
-        let change = self.register_sa(params)?;
+        let mut change = self.register_sa(params)?;
+        change.extend(self.spd_change());
         let applied = self.apply(change);
         self.keep_state();
         applied
@@ -372,28 +384,65 @@ impl Controller {
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
         }
-        let reserved = self.reservations_of(key.spi).find(|stored| stored.reservation.is_for(&key)).copied();
-        if reserved.is_none() && !self.deleted.contains_key(&order(&key)) {
+        // Only the receiver chooses SPIs: no reservation and no memory is for an outbound SA.
+        let inbound = params.direction == Direction::In;
+        let is_for = |stored: &&StoredReservation| inbound && stored.reservation.is_for(&key);
+        let reserved = self.reservations_of(key.spi).find(is_for).copied();
+        if reserved.is_none() && !(inbound && self.deleted.contains_key(&order(&key))) {
             self.make_room()?;
         }
         let kept = self.state.take();
         let progress = Progress { mark: kept.map(|kept| kept.mark), ..Progress::default() };
-        let made = Sa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
-        let sa = Arc::new(made.inspect_err(|_| self.state.abandon(kept))?);
-        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        let made = InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
+        let sa = made.inspect_err(|_| self.state.abandon(kept))?;
         self.deleted.remove(&order(&key));
         if let Some(StoredReservation { reservation, .. }) = reserved {
             self.reservations.remove(&reservation_order(&reservation));
         }
-        let mut change = self.own(key.dst);
-        let source = Endpoint { address: key.src, port: None };
-        let reported = Reported::default();
-        let stored =
-            StoredSa { sa: Arc::clone(&sa), params, installed: self.now, age_before: 0, source, reported, kept };
+        Ok(self.store(StoredSa {
+            source: Endpoint { address: key.src, port: None },
+            sa,
+            params,
+            installed: self.now,
+            age_before: 0,
+            reported: Reported::default(),
+            kept,
+        }))
+    }
+
+    /// Puts an SA on the list; gives what the cores are to be told. An outbound one is told with the policy.
+    fn store(&mut self, stored: StoredSa) -> Change {
+        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        let mut change = self.own(stored.params.local());
         self.lifetimes.watch(&stored);
-        self.sas.insert(order(&key), stored);
-        change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
-        Ok(change)
+        match &stored.sa {
+            InstalledSa::In(sa) => {
+                let sa = Arc::clone(sa);
+                change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
+            }
+            InstalledSa::Out(_) => self.spd_stale = true,
+        }
+        self.sas.insert(order(&stored.sa.key()), stored);
+        change
+    }
+
+    /// The outbound policy as it is now, unless the cores have it.
+    fn spd(&mut self) -> Option<Arc<Spd>> {
+        if !std::mem::take(&mut self.spd_stale) {
+            return None;
+        }
+        let outbound = self.sas.values().filter_map(|stored| match &stored.sa {
+            InstalledSa::Out(sa) => Some(sa),
+            InstalledSa::In(_) => None,
+        });
+        Some(Arc::new(Spd::new(&self.policies, outbound)))
+    }
+
+    fn spd_change(&mut self) -> Change {
+        match self.spd() {
+            Some(spd) => vec![Box::new(move |_| Command::SetSpd(Arc::clone(&spd)))],
+            None => Change::new(),
+        }
     }
 
     fn make_room(&self) -> Result<(), ControlError> {
@@ -406,7 +455,7 @@ impl Controller {
         if self.net.is_local(address) {
             return Change::new();
         }
-        let destinations = self.sas.keys().map(|(_, dst, _)| *dst);
+        let destinations = self.sas.values().map(|stored| stored.params.local());
         let reserved = self.reservations.keys().map(|(_, dst, _)| *dst);
         let local = LocalAddresses::new(&self.local, destinations.chain(reserved).chain([address]));
         let net = Arc::new(self.net.with_local(local));
@@ -417,7 +466,7 @@ impl Controller {
     /// The SA with that SPI and, where given, those addresses.
     pub fn find_sa(&self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<&StoredSa, ControlError> {
         let fits = |key: &SaKey| dst.is_none_or(|dst| dst == key.dst) && src.is_none_or(|src| src == key.src);
-        let mut found = self.sas_with(spi).filter(|stored| fits(&stored.sa.key));
+        let mut found = self.sas_with(spi).filter(|stored| fits(&stored.sa.key()));
         match (found.next(), found.count()) {
             (Some(stored), 0) => Ok(stored),
             (Some(_), more) => Err(ControlError::AmbiguousSa { spi, count: more + 1 }),
@@ -430,21 +479,40 @@ impl Controller {
         self.sas.range((spi, lowest, lowest)..).take_while(move |(key, _)| key.0 == spi).map(|(_, stored)| stored)
     }
 
-    /// Deletes an SA; no core decapsulates with it any more when this returns.
+    /// Deletes an SA; no core uses it any more when this returns.
     pub fn delete_sa(&mut self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<SaKey, ControlError> {
-        let key = self.find_sa(spi, dst, src)?.sa.key;
+        let stored = self.find_sa(spi, dst, src)?;
+        let (key, direction) = (stored.sa.key(), stored.params.direction);
         self.remove_sa(&key);
-        let applied = self.apply(vec![Box::new(move |_| Command::DeleteSa(key))]);
+        let change = match direction {
+            Direction::In => vec![Box::new(move |_| Command::DeleteSa(key)) as Box<dyn FnMut(CoreId) -> Command>],
+            Direction::Out => self.spd_change(),
+        };
+        let applied = self.apply(change);
         self.keep_state();
         applied.map(|()| key)
     }
 
-    /// Takes an SA off the list, and remembers it as deleted.
+    /// Takes an SA off the list, and remembers an inbound one as deleted.
     fn remove_sa(&mut self, key: &SaKey) {
-        if let Some(stored) = self.sas.remove(&order(key)) {
-            self.lifetimes.unwatch(&stored);
-            self.state.give_up(stored.kept, &stored.params);
-            self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+        let Some(stored) = self.sas.remove(&order(key)) else {
+            return;
+        };
+        self.lifetimes.unwatch(&stored);
+        self.state.give_up(stored.kept, &stored.params);
+        match stored.sa {
+            InstalledSa::In(_) => {
+                self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+            }
+            InstalledSa::Out(_) => self.spd_stale = true,
+        }
+    }
+
+    /// Gives the cores the outbound policy without waiting for them, if they don't have it.
+    fn send_spd(&mut self) {
+        if let Some(spd) = self.spd() {
+            // With a full queue the cores that have it get it once more the next time, which does no harm.
+            self.spd_stale = !tell_all(&mut self.cores, || Command::SetSpd(Arc::clone(&spd)));
         }
     }
 
@@ -618,6 +686,7 @@ impl Controller {
         self.sweep_sas();
         self.expire_by_time();
         self.delete_expired();
+        self.send_spd();
         self.forget_deleted();
         self.expire_reservations();
         self.keep_state();
