@@ -74,6 +74,7 @@ impl Nf {
         match fate {
             Fate::Send(_) => core.counters().tx().add(1, octets.len() as u64),
             Fate::Reassemble => core.counters().drops(nf_core::drop::DropReason::FragmentV4).add(1, frame.len() as u64),
+            Fate::Fragment { .. } => panic!("each packet fits its port"),
             Fate::Hold => panic!("no SPI is reserved"),
             Fate::Pending => panic!("a packet without a fate"),
             Fate::Dropped(_) | Fate::Consumed(_) => {}
@@ -99,6 +100,7 @@ pub fn frame(octets: &[u8]) {
         if let Ok(headers) = nf_core::wire::parse(frame)
             && let Some(spi) = headers.spi()
             && (0x1000..0x1004).contains(&spi.0)
+            && headers.dst(frame) == Some([10, 10, 1, 2].into())
         {
             assert!(!matches!(fate, Fate::Send(PortIndex(1))), "a packet came out that nobody has sealed");
         }
