@@ -39,8 +39,8 @@ const SHOW_COMMANDS: &str = "\
 show platform hardware qfp active statistics drop [clear]
 show platform hardware qfp active feature ipsec datapath drops [all] [clear]
 show crypto isakmp sa | show crypto ikev2 sa | show crypto ipsec sa [detail]
-show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N] | show runtime | show sa
-show status";
+show audit [--limit N] | show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N]
+show runtime | show sa | show status | show tech-support";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -51,9 +51,14 @@ pub(crate) enum Command {
         /// What to show.
         #[arg(required = true)]
         words: Vec<String>,
-        /// At most so many flows with invalid SPIs, or decisions of recovery.
+        /// At most so many flows with invalid SPIs, decisions of recovery, or changes.
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+    },
+    /// Explain a drop reason: what it means, its likely cause, and what to do. Needs no nf-core.
+    Explain {
+        /// Its index or its name, or a part of the name; all reasons in short if none is named.
+        reason: Option<String>,
     },
     /// Add, delete, list and show SAs. No key is ever shown.
     Sa {

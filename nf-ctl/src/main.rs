@@ -3,6 +3,7 @@
 mod args;
 mod crypto_show;
 mod event;
+mod explain;
 mod ike;
 mod monitor;
 mod pipe;
@@ -120,6 +121,7 @@ fn output(args: Vec<OsString>) -> Result<String, Error> {
 fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
         Command::Show { words, limit } => show::run(cli, words, *limit),
+        Command::Explain { reason } => explain::run(cli, reason.as_deref()),
         Command::Sa { command } => sa::run(cli, command),
         Command::Event { command } => event::run(cli, command),
         Command::Agent { config } => {
