@@ -30,6 +30,7 @@ pub mod forward;
 pub mod holding;
 pub mod hooks;
 pub mod lanes;
+pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod packet;

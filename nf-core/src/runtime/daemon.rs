@@ -11,13 +11,14 @@ use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
 use super::worker::{Output, Worker};
-use super::{Error, eal, log};
-use crate::config::{self, Config, Idle, PortRole};
+use super::{Error, eal, log, telemetry};
+use crate::config::{self, Config, Control, Idle, PortRole};
 use crate::control::controller::Controller;
-use crate::control::handler::{Daemon, Platform};
+use crate::control::handler::{ConfigFile, Daemon, Platform};
 use crate::control::proto::PortReport;
-use crate::control::server::ControlServer;
+use crate::control::server::{ControlServer, Limits};
 use crate::hooks::{Means, Runner, Sources};
+use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
 use crate::notify::Syslog;
 use crate::plugin::Registry;
@@ -40,6 +41,14 @@ struct OpenPort {
     rx: Vec<RxQueue>,
     tx: Vec<TxQueue>,
     next_hop: Option<MacAddr>,
+}
+
+/// What signals ask for.
+struct Signals {
+    /// SIGTERM and SIGINT: the end.
+    stop: Arc<AtomicBool>,
+    /// SIGHUP: the configuration read again.
+    reload: Arc<AtomicBool>,
 }
 
 struct Dpdk(Vec<(PortRole, usize, StartedPort)>);
@@ -88,11 +97,16 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|error| Error::Unusable(format!("signals can't be caught: {error}")))?;
     }
+    let reload = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+        .map_err(|error| Error::Unusable(format!("signals can't be caught: {error}")))?;
     // First of all: a second instance must not touch the ports.
-    let server = ControlServer::bind(&config.control.socket)?;
+    let Control { socket, access, audit_file } = config.control.clone();
+    let server = ControlServer::bind_for(&socket, Limits::default(), access, audit_file)?;
 
     let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
-    let served = serve(eal, &config, registry, &server, &stop);
+    let file = ConfigFile { path: path.to_owned(), config };
+    let served = serve(eal, file, registry, &server, &Signals { stop, reload });
     eal::shut_down(eal);
     served
 }
@@ -100,11 +114,13 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
 /// The daemon's life. All that DPDK gives is gone when it ends.
 fn serve(
     eal: Eal,
-    config: &Config,
+    file: ConfigFile,
     registry: Registry,
     server: &ControlServer,
-    stop: &Arc<AtomicBool>,
+    signals: &Signals,
 ) -> Result<(), Error> {
+    let config = &file.config;
+    let stop = &signals.stop;
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, eal::DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
@@ -149,6 +165,8 @@ fn serve(
         Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
     // Ended last, so that it sees what happens until then.
     let _hooks = run_hooks(config, &mut controller)?;
+    let _metrics = serve_metrics(config)?;
+    telemetry::register_all(eal, &config.control.socket)?;
     tracing::info!(
         workers,
         sas = controller.sas().len(),
@@ -156,7 +174,7 @@ fn serve(
         dpdk = Eal::version(),
         "nf-core runs"
     );
-    control(Daemon { controller, platform }, server, clock, stop, handles)
+    control(Daemon { controller, platform, audit: server.audit(), file }, server, clock, signals, handles)
 }
 
 /// Starts to run hooks, if there are any.
@@ -173,17 +191,35 @@ fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Option<Runn
     runner.map(Some).map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
 }
 
+/// Starts to serve metrics, if they are asked for.
+fn serve_metrics(config: &Config) -> Result<Option<Metrics>, Error> {
+    let Some(listen) = config.metrics.listen else {
+        return Ok(None);
+    };
+    let sources = metrics::Sources { socket: config.control.socket.clone(), agent: config.agent.socket.clone() };
+    let metrics = Metrics::start(listen, config.metrics.per_sa, sources).map_err(|error| {
+        Error::Unusable(format!(
+            "[metrics] listen: can't listen at {listen}: {error}; name a free address of this host"
+        ))
+    })?;
+    tracing::info!(address = %metrics.address(), "metrics are served at /metrics");
+    Ok(Some(metrics))
+}
+
 /// The control thread's loop, and the way down.
 fn control(
     mut daemon: Daemon<Dpdk>,
     server: &ControlServer,
     clock: Clock,
-    stop: &AtomicBool,
+    Signals { stop, reload }: &Signals,
     handles: Vec<LcoreHandle<()>>,
 ) -> Result<(), Error> {
     let mut next_tick = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         server.serve(&mut daemon, LOOK);
+        if reload.swap(false, Ordering::Relaxed) {
+            daemon.reload_by_signal();
+        }
         if daemon.controller.has_events() {
             daemon.controller.take_events(clock.now());
         }

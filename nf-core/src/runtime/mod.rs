@@ -7,6 +7,7 @@ mod holding;
 mod log;
 mod reassembly;
 mod replay;
+mod telemetry;
 mod worker;
 
 pub use daemon::run;
