@@ -1,9 +1,10 @@
 //! The command line of `nf-core`. A program with plugins of its own calls [`main`] with a registry that has them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde_json::json;
 
 use crate::config::Config;
 use crate::plugin::Registry;
@@ -45,6 +46,9 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "/etc/nf-core/nf.toml")]
         config: PathBuf,
+        /// Print JSON: `{"file":..,"ok":true}`, or with `"ok":false` the error's message, line, column and excerpt.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -55,14 +59,44 @@ pub fn main(registry: Registry) -> ExitCode {
         Command::Replay { config, stats_json, input, output } => {
             runtime::replay(&Replay { config, input, output, stats_json }, registry).map(|_| ())
         }
-        Command::Check { config } => {
-            Config::load(&config).map(|_| println!("{}: ok", config.display())).map_err(Into::into)
-        }
+        Command::Check { config, json } => return check(&config, json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nf-core: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Checks a configuration: 0 if it is sound, 1 if not.
+fn check(config: &Path, json: bool) -> ExitCode {
+    let checked = Config::load(config);
+    if json {
+        let mut report = json!({"file": config, "ok": checked.is_ok()});
+        if let Err(error) = &checked {
+            report["message"] = error.message().into();
+            if let Some(excerpt) = error.excerpt() {
+                report["line"] = excerpt.line.into();
+                report["column"] = excerpt.column.into();
+                report["excerpt"] = excerpt.text.as_str().into();
+            }
+        }
+        println!("{report}");
+    }
+    match checked {
+        Ok(_) if json => ExitCode::SUCCESS,
+        Ok(_) => {
+            println!("{}: ok", config.display());
+            ExitCode::SUCCESS
+        }
+        Err(_) if json => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("nf-core: {error}");
+            if let Some(excerpt) = error.excerpt() {
+                eprintln!("{excerpt}");
+            }
             ExitCode::FAILURE
         }
     }

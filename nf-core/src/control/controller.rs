@@ -6,6 +6,7 @@
 
 mod events;
 mod lifetimes;
+mod reload;
 mod reservations;
 
 use std::collections::BTreeMap;
@@ -35,8 +36,9 @@ use crate::types::{CoreId, Nanos, Spi};
 use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
 use lifetimes::{Lifetimes, Reported};
-use reservations::{MAX_RESERVATION_S, reservation_order};
+use reservations::MAX_RESERVATION_S;
 
+pub use reload::Reloaded;
 pub use reservations::StoredReservation;
 
 /// How long a core may take to apply a change before it counts as stuck. Cores apply changes between two bursts.
@@ -101,6 +103,9 @@ pub enum ControlError {
     /// The engine refuses the SA's transform.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// What changed can't be taken over while it runs.
+    #[error("nothing was changed: {} can't change while nf-core runs; restart it, or take that back", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
     /// The plugin refuses.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -300,7 +305,7 @@ impl Controller {
         for params in &config.sas {
             changes.extend(controller.register_sa(params.clone())?);
         }
-        for plugin in &config.plugins {
+        for plugin in reload::instances(config) {
             for bind in &plugin.bind {
                 changes.extend(controller.register_binding(Bind {
                     plugin: &plugin.plugin,
@@ -311,28 +316,6 @@ impl Controller {
                     settings: &plugin.settings,
                 })?);
             }
-        }
-        // The packets of the next snapshot.
-        if controller.hooks.take_snapshots() {
-            changes.extend(controller.register_binding(Bind {
-                plugin: "capture",
-                instance: "snapshot",
-                gate: Gate::Drop,
-                filter: Filter::default(),
-                priority: 1000,
-                settings: &serde_json::json!({"memory": config.snapshot.packets}),
-            })?);
-        }
-        // Decapsulation is a plugin like others, only that one expects it to be there.
-        if !controller.instances.values().any(|instance| instance.plugin == "decap") {
-            changes.extend(controller.register_binding(Bind {
-                plugin: "decap",
-                instance: "decap",
-                gate: Gate::EspInput,
-                filter: Filter::default(),
-                priority: 1000,
-                settings: &Value::Null,
-            })?);
         }
         for mut change in changes {
             for (id, core) in workers.iter_mut().enumerate() {
@@ -353,22 +336,14 @@ impl Controller {
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
         }
-        let reserved = self.reservations_of(key.spi).find(|stored| stored.reservation.is_for(&key)).copied();
-        if reserved.is_none() && !self.deleted.contains_key(&order(&key)) {
+        let reserved = self.reservations_of(key.spi).any(|stored| stored.reservation.is_for(&key));
+        if !reserved && !self.deleted.contains_key(&order(&key)) {
             self.make_room()?;
         }
         let sa = Arc::new(Sa::new(&params, self.next_sa_id, &*self.engine, self.cores.len())?);
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
-        self.deleted.remove(&order(&key));
-        if let Some(StoredReservation { reservation, .. }) = reserved {
-            self.reservations.remove(&reservation_order(&reservation));
-        }
         let mut change = self.own(key.dst);
-        let source = Endpoint { address: key.src, port: None };
-        let reported = Reported::default();
-        let stored = StoredSa { sa: Arc::clone(&sa), params, installed: self.now, source, reported };
-        self.lifetimes.watch(&stored);
-        self.sas.insert(order(&key), stored);
+        self.store_sa(params, &sa);
         change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
         Ok(change)
     }
@@ -383,9 +358,7 @@ impl Controller {
         if self.net.is_local(address) {
             return Change::new();
         }
-        let destinations = self.sas.keys().map(|(_, dst, _)| *dst);
-        let reserved = self.reservations.keys().map(|(_, dst, _)| *dst);
-        let local = LocalAddresses::new(&self.local, destinations.chain(reserved).chain([address]));
+        let local = LocalAddresses::new(&self.local, self.destinations().chain([address]));
         let net = Arc::new(self.net.with_local(local));
         self.net = Arc::clone(&net);
         vec![Box::new(move |_| Command::SetNet(Arc::clone(&net)))]
@@ -437,10 +410,7 @@ impl Controller {
     fn register_binding(&mut self, bind: Bind<'_>) -> Result<Change, ControlError> {
         let Bind { plugin, instance, gate, filter, priority, settings } = bind;
         let kind = self.registry.get(plugin)?;
-        if !kind.gates().contains(&gate) {
-            let gates = kind.gates().iter().map(|gate| gate.name()).collect::<Vec<_>>().join(", ");
-            return Err(PluginError::WrongGate { plugin: kind.name(), gate, gates }.into());
-        }
+        reload::check_gate(kind, gate)?;
         let mut change = Change::new();
         let name = kind.name();
         if let Some(stored) = self.instances.get(instance) {
