@@ -65,6 +65,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SaCommand,
     },
+    /// Have nf-core take over what has changed in its nf.toml: all of it, without a packet lost, or nothing.
+    Reload,
     /// Run the agent: it speaks IKE for nf-core, and recovers peers that are black-holed. Ends by SIGTERM or Ctrl-C.
     Agent {
         /// The configuration, which is nf-core's as well.
