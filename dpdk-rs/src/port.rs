@@ -534,6 +534,19 @@ impl StartedPort {
         Ok(LinkStatus { up: up != 0, mbit_per_s: known.then_some(mbit_per_s), full_duplex: full_duplex != 0 })
     }
 
+    /// The longest IP packet that it sends, in octets.
+    ///
+    /// # Errors
+    /// [`Error::Port`] if the driver does not tell.
+    pub fn mtu(&self) -> Result<u16, Error> {
+        let _driver = lock(&self.owner.driver);
+        let mut mtu = 0;
+        // SAFETY: the port is started, and the answer has a place to go.
+        let ret = unsafe { sys::rte_eth_dev_get_mtu(self.id().0, &raw mut mtu) };
+        self.owner.port.check("reading its MTU", ret)?;
+        Ok(mtu)
+    }
+
     /// Takes frames for any address, or only for its own. A driver that has no such filter takes all anyway: that is
     /// not an error.
     ///

@@ -35,6 +35,8 @@ pub struct Batch<'p> {
     fates: [Fate; BURST],
     /// The lanes that wait at each gate.
     waiting: [Lanes; Gate::COUNT],
+    /// The lanes that wait to be forwarded, past the gates in between.
+    forwarding: Lanes,
     /// The lanes that a plugin has sent, dropped or consumed since the last look.
     moved: Lanes,
     /// The lanes that are held, and for which reservation.
@@ -47,6 +49,7 @@ impl Default for Batch<'_> {
             packets: ArrayVec::new(),
             fates: [Fate::Pending; BURST],
             waiting: [Lanes::NONE; Gate::COUNT],
+            forwarding: Lanes::NONE,
             moved: Lanes::NONE,
             held: ArrayVec::new(),
         }
@@ -143,6 +146,21 @@ impl<'p> Batch<'p> {
             self.waiting[gate.index()].insert(lane);
             self.moved.insert(lane);
         }
+    }
+
+    /// Has a packet forwarded that passes through as it is. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub(crate) fn forward(&mut self, lane: Lane) {
+        if self.fates[lane.index()] == Fate::Pending {
+            self.forwarding.insert(lane);
+            self.moved.insert(lane);
+        }
+    }
+
+    /// Takes the lanes that wait to be forwarded.
+    #[inline]
+    pub(crate) fn take_forwarding(&mut self) -> Lanes {
+        std::mem::take(&mut self.forwarding)
     }
 
     #[inline]

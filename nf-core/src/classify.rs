@@ -9,6 +9,7 @@ use crate::counters::Consumed;
 use crate::drop::DropReason;
 use crate::lanes::{Lane, Lanes};
 use crate::net::Net;
+use crate::packet::Packet;
 use crate::plugin::Gate;
 use crate::wire::{IpVersion, Kind};
 
@@ -51,11 +52,9 @@ impl LocalMemo<'_> {
 fn from_unprotected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
-    if matches!(headers.kind, Kind::Other) {
-        return except(core, batch, lane, DropReason::NotForUs);
-    }
     let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
     match headers.kind {
+        Kind::Other if for_us => except(core, batch, lane, DropReason::NotForUs),
         Kind::Esp | Kind::EspInUdp if for_us => batch.send_to(lane, Gate::EspInput),
         Kind::Fragment if for_us => batch.reassemble(lane),
         Kind::NatKeepalive if for_us => batch.consume(lane, Consumed::NatKeepalive),
@@ -63,8 +62,18 @@ fn from_unprotected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Ba
         Kind::Esp if headers.version() == Some(IpVersion::V4) => {
             except(core, batch, lane, DropReason::TransitUnknownSpiV4);
         }
+        Kind::Esp | Kind::EspInUdp => except(core, batch, lane, DropReason::NotForUs),
+        // What the protected network takes from outside comes through a tunnel (RFC 4301 5.2). The host's stack, which
+        // may have routes there, mustn't see it.
+        _ if !for_us && enters_in_clear(core.net, batch.packet(lane)) => batch.drop(lane, DropReason::ClearInput),
         _ => except(core, batch, lane, DropReason::NotForUs),
     }
+}
+
+/// Whether a packet from outside, which isn't ESP, would be routed to the protected network.
+fn enters_in_clear(net: &Net, packet: &Packet<'_>) -> bool {
+    let dst = packet.headers().dst(packet.data());
+    dst.is_some_and(|dst| !net.is_host(dst) && net.leads_to(dst, PortRole::Protected))
 }
 
 fn from_protected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
@@ -73,13 +82,39 @@ fn from_protected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batc
     let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
     match headers.kind {
         Kind::Esp | Kind::EspInUdp if for_us => not_enabled(batch, [lane].into_iter().collect()),
+        _ if passes_through(core.net, packet) => batch.forward(lane),
         _ => except(core, batch, lane, DropReason::NotForUs),
+    }
+}
+
+/// Whether a packet from the protected network is one to be forwarded: sent to us as to a router, for another host.
+fn passes_through(net: &Net, packet: &Packet<'_>) -> bool {
+    let Some(dst) = packet.headers().dst(packet.data()) else {
+        return false;
+    };
+    let to_port = net.port(packet.port()).is_some_and(|port| port.mac == packet.received_macs().0);
+    to_port && net.forwards() && is_forwardable(dst) && !net.is_host(dst)
+}
+
+/// Whether a router may forward packets to an address: groups and what is valid on one link alone stay here.
+fn is_forwardable(dst: IpAddr) -> bool {
+    match dst {
+        IpAddr::V4(dst) => {
+            !(dst.is_multicast()
+                || dst.is_broadcast()
+                || dst.is_link_local()
+                || dst.is_loopback()
+                || dst.octets()[0] == 0)
+        }
+        IpAddr::V6(dst) => {
+            !(dst.is_multicast() || dst.is_unicast_link_local() || dst.is_loopback() || dst.is_unspecified())
+        }
     }
 }
 
 /// To the host's stack, or dropped for `reason` where there is no way to it.
 fn except(core: &CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, reason: DropReason) {
-    match core.net.first(PortRole::Exception) {
+    match core.net.host() {
         Some(port) => batch.transmit(lane, port),
         None => batch.drop(lane, reason),
     }

@@ -284,7 +284,7 @@ impl Core {
         classify::not_enabled(batch, left);
 
         let waiting = batch.take_waiting(Gate::PostDecap);
-        let left = self.gates.run(Gate::PostDecap, &mut cx, batch, waiting);
+        let left = self.gates.run(Gate::PostDecap, &mut cx, batch, waiting) | batch.take_forwarding();
         forward::process(&mut cx, batch, left);
         cx.watch.lap(Stage::Forward, left.len());
 

@@ -223,10 +223,10 @@ drop_reasons! {
         "The packet's TTL or hop limit allows no further hop."
         "A routing loop, or a traceroute."
         "Check the routes behind the tunnel.";
-    NoRoute 213 NF_NO_OUTPUT_PORT -
-        "There is no port on which the packet could leave."
-        "No `[[port]]` with the role `protected`."
-        "Add one to the config.";
+    NoRoute 213 NF_NO_ROUTE -
+        "No route leads to the packet's destination, or there is no port on which it could leave."
+        "A missing `[[route]]` or route of the host, or no `[[port]]` with the role `protected`."
+        "Compare the destination with the routes: `[[route]]` in the config, `ip route` where they are mirrored.";
     NotForUs 214 NF_NO_EXCEPTION_PORT -
         "The packet isn't ESP for us, and there is no exception port to hand it to."
         "ARP, IKE, ICMP and the like on a host without `[[port]] role = \"exception\"`."
@@ -247,6 +247,22 @@ drop_reasons! {
         "The packet came early, on an SPI that was reserved, and no more could be held."
         "The peer sends at a high rate before IKE has installed the SA, or somebody floods a reserved SPI."
         "Raise `[sad] larval_spi_packets`, `larval_packets` or `larval_octets`, and `[eal] mbufs` with them.";
+    NoNeighbour 220 NF_NO_NEIGHBOUR -
+        "The next hop's Ethernet address isn't known (yet)."
+        "The first packet to a host, while it is being resolved; or the next hop is down, or there is no `[[neighbour]]`."
+        "Ping the next hop from the host; without an exception port give it a `[[neighbour]]` or the port a `next_hop_mac`.";
+    MtuExceeded 221 NF_MTU_EXCEEDED -
+        "The packet is longer than its output port's MTU, and may not be fragmented."
+        "The sender takes a larger MTU for granted than the path has, and doesn't hear of it or doesn't believe it."
+        "Compare the MTU of both ports; lower the MTU or the TCP MSS behind the tunnel.";
+    ClearInput 222 NF_CLEAR_INPUT Input
+        "A packet from outside, in clear, for the protected network (RFC 4301 5.2)."
+        "A host outside that has no tunnel, a peer that sends around its tunnel, or an attack."
+        "Look at its source with the capture plugin; what is to pass in clear needs a port that isn't `unprotected`.";
+    ClearOutput 223 NF_CLEAR_OUTPUT DenyDrop
+        "A packet that no plugin has protected would have left on an unprotected port (RFC 4301 5.1)."
+        "No SA or policy covers the packet, or a route leads outside that should not."
+        "Compare the packet's addresses with the outbound policy; check the routes.";
 }
 
 impl DropReason {

@@ -1,21 +1,29 @@
-//! Where a decapsulated packet leaves, and what changes on the way: TTL, Ethernet header.
+//! Routing: where a packet leaves, and what changes on the way: TTL, Ethernet header.
+//!
+//! Two kinds of packets come here: those that decapsulation has brought out, and those that were received from the
+//! protected network. Both get a next hop and an Ethernet header, and go through the gate egress, where a plugin may
+//! protect them. What it has put into another packet it has routed anew by [`reroute`].
+
+use std::net::IpAddr;
 
 use crate::batch::Batch;
 use crate::config::PortRole;
 use crate::core::CoreCx;
 use crate::drop::DropReason;
 use crate::lanes::Lanes;
-use crate::net::Net;
+use crate::net::{Net, Origin};
 use crate::packet::Packet;
 use crate::plugin::Gate;
+use crate::route::{Hop, LinkAddress};
 use crate::types::PortIndex;
+use crate::wire::ethernet::MacAddr;
 use crate::wire::{IpVersion, ethernet, ipv4, ipv6};
 
-/// Gives each decapsulated packet its output port's Ethernet header and sends it to the egress gate.
+/// Gives each packet its next hop and the Ethernet header for it, and sends it to the egress gate.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
-    let outputs = Outputs::new(core.net);
+    let mut router = Router { net: core.net, last: None };
     for lane in lanes {
-        match prepare(core.net, outputs, batch.packet_mut(lane)) {
+        match router.forward(batch.packet_mut(lane)) {
             Ok(()) => batch.send_to(lane, Gate::Egress),
             Err(why) => batch.drop(lane, why),
         }
@@ -24,58 +32,127 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
 
 /// Lets packets that have passed the egress gate leave on their ports.
 pub fn transmit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
-    let outputs = Outputs::new(core.net);
     for lane in lanes {
-        match outputs.of(batch.packet(lane)) {
-            Some(port) => batch.transmit(lane, port),
-            None => batch.drop(lane, DropReason::NoRoute),
+        match may_leave(core.net, batch.packet(lane)) {
+            Ok(port) => batch.transmit(lane, port),
+            Err(why) => batch.drop(lane, why),
         }
     }
 }
 
-/// Where packets can go.
-#[derive(Clone, Copy)]
-struct Outputs {
-    host: Option<PortIndex>,
-    protected: Option<PortIndex>,
+/// Routes a packet anew by the destination in the IP header that its frame now begins with, and puts an Ethernet header
+/// in front of it. For plugins at the gate egress that have put a packet into another one, whose TTL is theirs to choose;
+/// from here on it counts as protected, and may leave on an unprotected port.
+///
+/// # Errors
+/// The reason under which to drop it: no route, no room, no IP header.
+pub fn reroute(net: &Net, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+    let (version, dst) = destination(packet.data()).ok_or(DropReason::InnerMalformed)?;
+    let hop = net.route(dst, Origin::Protected).ok_or(DropReason::NoRoute)?;
+    packet.set_protected();
+    address(net, packet, version, hop)
 }
 
-impl Outputs {
-    fn new(net: &Net) -> Outputs {
-        Outputs { host: net.first(PortRole::Exception), protected: net.first(PortRole::Protected) }
-    }
-
-    /// What is for this host goes to its stack where there is a port to it; all else goes to the protected network.
-    #[inline]
-    fn of(self, packet: &Packet<'_>) -> Option<PortIndex> {
-        let for_host = packet.decapsulated().is_some_and(|packet| packet.for_host);
-        let host = if for_host { self.host } else { None };
-        host.or(self.protected)
-    }
-}
-
-#[inline]
-fn prepare(net: &Net, outputs: Outputs, packet: &mut Packet<'_>) -> Result<(), DropReason> {
-    let port = outputs.of(packet).and_then(|index| net.port(index)).ok_or(DropReason::NoRoute)?;
-    let (received_dst, received_src) = packet.received_macs();
-    let decapsulated = packet.decapsulated().ok_or(DropReason::NoRoute)?;
-    let (version, for_host) = (decapsulated.inner.version, decapsulated.for_host);
-
-    // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
-    if !for_host {
-        let may_pass = match version {
-            IpVersion::V4 => ipv4::decrement_ttl(packet.data_mut()),
-            IpVersion::V6 => ipv6::decrement_hop_limit(packet.data_mut()),
-        };
-        if !may_pass {
-            return Err(DropReason::TtlExpired);
-        }
-    }
-    let (dst, src) = match port.next_hop {
-        Some(next_hop) => (next_hop, port.mac),
-        None => (received_dst, received_src),
+/// The destination of the IP packet at the front of `octets`.
+fn destination(octets: &[u8]) -> Option<(IpVersion, IpAddr)> {
+    let version = IpVersion::of(octets)?;
+    let dst = match version {
+        IpVersion::V4 => IpAddr::from(*octets.get(ipv4::field::DST..)?.first_chunk::<4>()?),
+        IpVersion::V6 => IpAddr::from(*octets.get(ipv6::field::DST..)?.first_chunk::<16>()?),
     };
+    Some((version, dst))
+}
+
+/// Routes a burst's packets. Most of them go to few destinations: what was asked last is answered again.
+struct Router<'n> {
+    net: &'n Net,
+    last: Option<(Asked, Hop)>,
+}
+
+/// What decides about a packet's next hop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Asked {
+    dst: IpAddr,
+    origin: Origin,
+    /// Whether the packet is for this host, whatever its destination.
+    for_host: bool,
+}
+
+impl Router<'_> {
+    #[inline]
+    fn forward(&mut self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        let (version, asked) = match packet.decapsulated() {
+            Some(decapsulated) => {
+                let dst = decapsulated.inner.dst(packet.data()).ok_or(DropReason::InnerMalformed)?;
+                let (origin, for_host) = (Origin::Decapsulated, decapsulated.for_host);
+                (decapsulated.inner.version, Asked { dst, origin, for_host })
+            }
+            None => {
+                let inner = packet.begin_transit()?;
+                let dst = inner.dst(packet.data()).ok_or(DropReason::InnerMalformed)?;
+                (inner.version, Asked { dst, origin: Origin::Protected, for_host: false })
+            }
+        };
+        let hop = match self.last {
+            Some((last, hop)) if last == asked => hop,
+            _ => {
+                let hop = route(self.net, asked).ok_or(DropReason::NoRoute)?;
+                self.last = Some((asked, hop));
+                hop
+            }
+        };
+        // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
+        let forwarded = !asked.for_host && Some(hop.port) != self.net.host();
+        if forwarded {
+            let may_pass = match version {
+                IpVersion::V4 => ipv4::decrement_ttl(packet.data_mut()),
+                IpVersion::V6 => ipv6::decrement_hop_limit(packet.data_mut()),
+            };
+            if !may_pass {
+                return Err(DropReason::TtlExpired);
+            }
+        }
+        address(self.net, packet, version, hop)
+    }
+}
+
+/// What is for this host goes to its stack where there is a port to it; all else follows the routes.
+fn route(net: &Net, asked: Asked) -> Option<Hop> {
+    match net.host() {
+        Some(port) if asked.for_host || net.is_host(asked.dst) => Some(Hop { port, link: LinkAddress::AsReceived }),
+        _ => net.route(asked.dst, asked.origin),
+    }
+}
+
+/// Puts the Ethernet header for a hop in front of an IP packet. The destination of a hop that isn't resolved is left
+/// zero: a plugin may still have the packet go elsewhere.
+#[inline]
+fn address(net: &Net, packet: &mut Packet<'_>, version: IpVersion, hop: Hop) -> Result<(), DropReason> {
+    let mac = net.port(hop.port).ok_or(DropReason::NoRoute)?.mac;
+    let (dst, src) = match hop.link {
+        LinkAddress::Mac(dst) => (dst, mac),
+        LinkAddress::AsReceived => packet.received_macs(),
+        LinkAddress::Unresolved => (MacAddr::default(), mac),
+    };
+    packet.set_hop(hop);
     let header = packet.prepend::<{ ethernet::HEADER_LEN }>().ok_or(DropReason::NoBuffer)?;
     ethernet::write_header(header, dst, src, version.ethertype());
     Ok(())
+}
+
+/// The port that a packet leaves on, if it may.
+#[inline]
+fn may_leave(net: &Net, packet: &Packet<'_>) -> Result<PortIndex, DropReason> {
+    let hop = packet.hop().ok_or(DropReason::NoRoute)?;
+    let port = net.port(hop.port).ok_or(DropReason::NoRoute)?;
+    if port.role == PortRole::Unprotected && !packet.may_leave_unprotected() {
+        return Err(DropReason::ClearOutput);
+    }
+    if hop.link == LinkAddress::Unresolved {
+        return Err(DropReason::NoNeighbour);
+    }
+    if packet.data().len() > usize::from(port.mtu) + ethernet::HEADER_LEN && port.role != PortRole::Exception {
+        return Err(DropReason::MtuExceeded);
+    }
+    Ok(hop.port)
 }

@@ -37,6 +37,7 @@ pub mod packet;
 pub mod plugin;
 pub mod policy;
 pub mod prefix;
+pub mod route;
 #[cfg(feature = "dpdk")]
 pub mod runtime;
 pub mod sa;

@@ -1,10 +1,12 @@
-//! The ports and addresses that a core needs to know of.
+//! The ports, addresses, routes and neighbours that a core needs to know of.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashSet;
 
 use crate::config::PortRole;
+use crate::route::{Hop, LinkAddress, Neighbours, Routes, Target};
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 
@@ -15,26 +17,83 @@ pub struct NetPort {
     pub role: PortRole,
     /// Its own address, which frames that it sends carry as their source.
     pub mac: MacAddr,
-    /// Where frames that it sends go. Without one a frame keeps the addresses that it was received with.
+    /// Where frames that it sends go, if there is no neighbour of the next hop's address.
     pub next_hop: Option<MacAddr>,
+    /// The longest IP packet that may leave on it, in octets.
+    pub mtu: u16,
 }
 
-/// Ports and addresses. Made by the control thread, swapped into the cores as a whole.
+impl NetPort {
+    /// A port without a limit to the length of packets.
+    pub fn new(role: PortRole, mac: MacAddr, next_hop: Option<MacAddr>) -> NetPort {
+        NetPort { role, mac, next_hop, mtu: u16::MAX }
+    }
+}
+
+/// Where a packet that is to be routed comes from: it decides where it goes without a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// It came out of a tunnel.
+    Decapsulated,
+    /// It was received from the protected network, or made by this host.
+    Protected,
+}
+
+/// Ports, addresses, routes and neighbours. Made by the control thread, swapped into the cores as a whole.
 #[derive(Clone, Debug)]
 pub struct Net {
     ports: Vec<NetPort>,
     local: LocalAddresses,
+    routes: Arc<Routes>,
+    neighbours: Arc<Neighbours>,
+    host: Option<PortIndex>,
+    /// Where decapsulated packets go that no route is for.
+    inwards: Option<Hop>,
+    /// Where packets of the protected network go that no route is for.
+    outwards: Option<Hop>,
 }
 
 impl Net {
     /// The ports, in the order of their [`PortIndex`], and the addresses that are ours.
     pub fn new(ports: Vec<NetPort>, local: LocalAddresses) -> Net {
-        Net { ports, local }
+        let net = Net {
+            ports,
+            local,
+            routes: Arc::default(),
+            neighbours: Arc::default(),
+            host: None,
+            inwards: None,
+            outwards: None,
+        };
+        let host = net.first(PortRole::Exception);
+        Net { host, ..net }.with_routes(Arc::default(), Arc::default())
     }
 
-    /// The same ports with other addresses.
+    /// The same with other addresses.
     pub fn with_local(&self, local: LocalAddresses) -> Net {
-        Net { ports: self.ports.clone(), local }
+        Net { local, ..self.clone() }
+    }
+
+    /// The same with other routes and neighbours.
+    pub fn with_routes(&self, routes: Arc<Routes>, neighbours: Arc<Neighbours>) -> Net {
+        // The first port of a role is its default route, if it has a next hop; without any route a protected port needs
+        // none, as frames may keep their addresses then.
+        let default = |role, keep: bool| {
+            let port = self.first(role)?;
+            let link = match self.port(port)?.next_hop {
+                Some(mac) => LinkAddress::Mac(mac),
+                None if keep => LinkAddress::AsReceived,
+                None => return None,
+            };
+            Some(Hop { port, link })
+        };
+        Net {
+            inwards: default(PortRole::Protected, routes.is_empty()),
+            outwards: default(PortRole::Unprotected, false),
+            routes,
+            neighbours,
+            ..self.clone()
+        }
     }
 
     /// A port.
@@ -49,13 +108,69 @@ impl Net {
         self.ports.iter().position(|port| port.role == role).map(|index| PortIndex(index as u8))
     }
 
-    /// Whether an address is ours.
+    /// The port to the host's own stack.
+    #[inline]
+    pub fn host(&self) -> Option<PortIndex> {
+        self.host
+    }
+
+    /// Whether an address is ours, for ESP that is sent there. Without any `[[local]]` every address is.
     #[inline]
     pub fn is_local(&self, address: IpAddr) -> bool {
         match &self.local {
             LocalAddresses::Any => true,
             LocalAddresses::These(addresses) => addresses.contains(&address),
         }
+    }
+
+    /// Whether an address is known to be this host's, so that packets to it aren't forwarded.
+    #[inline]
+    pub fn is_host(&self, address: IpAddr) -> bool {
+        match &self.local {
+            LocalAddresses::Any => false,
+            LocalAddresses::These(addresses) => addresses.contains(&address),
+        }
+    }
+
+    /// Whether packets of the protected network can be forwarded at all.
+    #[inline]
+    pub fn forwards(&self) -> bool {
+        self.outwards.is_some() || !self.routes.is_empty()
+    }
+
+    /// Routes a packet to an address; none where no route leads there.
+    #[inline]
+    pub fn route(&self, dst: IpAddr, origin: Origin) -> Option<Hop> {
+        // The shape of a gateway without routes must stay cheap.
+        let target = if self.routes.is_empty() { None } else { self.routes.look_up(dst) };
+        match target {
+            None if origin == Origin::Decapsulated => self.inwards,
+            None => self.outwards,
+            Some(Target::Nowhere) => None,
+            Some(Target::Port { port, via }) => {
+                let neighbour = self.neighbours.mac(port, via.unwrap_or(dst));
+                let mac = neighbour.or_else(|| self.port(port)?.next_hop);
+                Some(Hop { port, link: mac.map_or(LinkAddress::Unresolved, LinkAddress::Mac) })
+            }
+        }
+    }
+
+    /// Whether a route, and not only a default, leads to an address by a port with that role.
+    pub fn leads_to(&self, dst: IpAddr, role: PortRole) -> bool {
+        match self.routes.look_up(dst) {
+            Some(Target::Port { port, .. }) => self.port(port).is_some_and(|port| port.role == role),
+            _ => false,
+        }
+    }
+
+    /// All routes.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// All neighbours.
+    pub fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
     }
 }
 

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use crate::drop::DropReason;
+use crate::route::Hop;
 use crate::types::{PortIndex, Spi};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::{Headers, Inner};
@@ -19,8 +21,14 @@ pub struct Packet<'p> {
     macs: Macs,
     /// Set by decapsulation: what came out.
     decapsulated: Option<Decapsulated>,
-    /// Where in the buffer its IP header is.
+    /// Set by forwarding, of packets that aren't decapsulated: the packet that passes through.
+    transit: Option<Inner>,
+    /// Where in the buffer the IP header is of what is decapsulated or passes through.
     inner_at: usize,
+    /// Where it goes next.
+    hop: Option<Hop>,
+    /// Whether it may leave on an unprotected port.
+    may_leave_unprotected: bool,
 }
 
 /// Destination and source address of a received Ethernet header.
@@ -62,7 +70,10 @@ impl<'p> Packet<'p> {
             headers: Headers::default(),
             macs: [0; 2 * MacAddr::LEN],
             decapsulated: None,
+            transit: None,
             inner_at: 0,
+            hop: None,
+            may_leave_unprotected: false,
         })
     }
 
@@ -141,6 +152,45 @@ impl<'p> Packet<'p> {
         self.inner_at = self.start;
     }
 
+    /// The packet that is forwarded: what came out of a tunnel, or what passes through; none before the gate egress.
+    #[inline]
+    pub fn inner(&self) -> Option<&Inner> {
+        self.decapsulated.as_ref().map(|decapsulated| &decapsulated.inner).or(self.transit.as_ref())
+    }
+
+    /// Lets the frame begin with the IP header of a packet that passes through, without what lies behind its end.
+    pub(crate) fn begin_transit(&mut self) -> Result<Inner, DropReason> {
+        let at = self.headers.l3();
+        let inner = Inner::parse(self.data().get(at..).unwrap_or_default())?;
+        self.narrow(at..at + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
+        self.transit = Some(inner);
+        self.inner_at = self.start;
+        Ok(inner)
+    }
+
+    /// Where it goes next: known from the gate egress on.
+    #[inline]
+    pub fn hop(&self) -> Option<Hop> {
+        self.hop
+    }
+
+    #[inline]
+    pub(crate) fn set_hop(&mut self, hop: Hop) {
+        self.hop = Some(hop);
+    }
+
+    /// Whether it may leave on an unprotected port: no packet may by itself (RFC 4301 5.1).
+    #[inline]
+    pub fn may_leave_unprotected(&self) -> bool {
+        self.may_leave_unprotected
+    }
+
+    /// Lets it leave on an unprotected port, since it is protected, or since a policy lets it bypass IPsec.
+    #[inline]
+    pub fn set_protected(&mut self) {
+        self.may_leave_unprotected = true;
+    }
+
     #[inline]
     pub(crate) fn set_headers(&mut self, headers: Headers) {
         self.headers = headers;
@@ -150,14 +200,14 @@ impl<'p> Packet<'p> {
     /// The addresses and numbers by which filters pick packets: of the outer packet, or, once it is decapsulated, of
     /// the inner one with the SPI that it came in on. None for frames without IP.
     pub fn selectors(&self) -> Option<PacketSelectors> {
-        if let Some(Decapsulated { spi, inner, .. }) = &self.decapsulated {
+        if let Some(inner) = self.inner() {
             let packet = self.buffer.get(self.inner_at..)?;
             return Some(PacketSelectors {
                 src: inner.src(packet)?,
                 dst: inner.dst(packet)?,
                 protocol: inner.protocol,
                 ports: inner.ports(packet),
-                spi: Some(*spi),
+                spi: self.decapsulated.map(|decapsulated| decapsulated.spi),
             });
         }
         let (headers, frame) = (self.headers, self.data());

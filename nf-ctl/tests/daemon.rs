@@ -7,30 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Daemon, fixture, nf_core};
+use common::{Daemon, fixture, looping, nf_core};
 use serde_json::Value;
 
-/// A capture played over and over on one port, decapsulated packets to nowhere on the other. One core.
-fn looping(capture: &Path) -> String {
-    format!(
-        r#"
-[eal]
-args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx=1,tx_pcap={{dir}}/unused.pcap", "--vdev=net_null0,no-rx=1"]
-idle = "sleep"
-[sad]
-deleted_memory_s = 3600
-[[port]]
-name = "net_pcap0"
-role = "unprotected"
-[[port]]
-name = "net_null0"
-role = "protected"
-[[local]]
-address = "10.10.1.2"
-"#,
-        capture.display()
-    )
-}
+/// Late packets are late for longer than a test takes.
+const DELETED_MEMORY: &str = "[sad]\ndeleted_memory_s = 3600\n";
 
 /// The fixture's SA as a file for `nf-ctl sa add`, without replay protection as the capture comes again and again.
 fn sa_file(dir: &Path, name: &str) -> (PathBuf, u64) {
@@ -44,7 +25,7 @@ fn sa_file(dir: &Path, name: &str) -> (PathBuf, u64) {
 
 #[test]
 fn sas_come_and_go_under_traffic() {
-    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY));
     daemon.wait("unknown SPIs", |daemon| daemon.dropped(4) > 1000);
     assert!(daemon.log().contains("%CRYPTO-4-RECVD_PKT_INV_SPI: decaps: rec'd IPSEC packet"), "{}", daemon.log());
 
@@ -82,7 +63,7 @@ fn sas_come_and_go_under_traffic() {
 
 #[test]
 fn drop_tables_are_shown_filtered_and_cleared() {
-    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY));
     daemon.wait("unknown SPIs", |daemon| daemon.dropped(4) > 1000);
     let show = "show platform hardware qfp active feature ipsec datapath drops".split(' ').collect::<Vec<_>>();
     let table = daemon.ok(&show);
@@ -107,7 +88,7 @@ fn drop_tables_are_shown_filtered_and_cleared() {
 
 #[test]
 fn a_second_instance_is_refused_and_harms_nobody() {
-    let daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    let daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY));
     let config = daemon.dir.path().join("nf.toml");
     let second = Command::new(nf_core()).args(["run", "--config"]).arg(&config).output().unwrap();
     let stderr = String::from_utf8_lossy(&second.stderr);
@@ -193,7 +174,7 @@ fn sa_toml(name: &str) -> String {
 
 #[test]
 fn plugins_are_bound_and_unbound_by_hand() {
-    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap")));
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY));
     let file = daemon.dir.path().join("drops.pcapng");
     let set = format!("file={}", file.display());
     let bind =

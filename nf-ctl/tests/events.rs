@@ -7,29 +7,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use common::{Daemon, fixture};
+use common::{Daemon, fixture, looping};
 use serde_json::Value;
-
-/// A capture played over and over on one port, decapsulated packets to nowhere on the other.
-fn looping(more: &str) -> String {
-    format!(
-        r#"
-[eal]
-args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx=1,tx_pcap={{dir}}/unused.pcap", "--vdev=net_null0,no-rx=1"]
-idle = "sleep"
-[[port]]
-name = "net_pcap0"
-role = "unprotected"
-[[port]]
-name = "net_null0"
-role = "protected"
-[[local]]
-address = "10.10.1.2"
-{more}
-"#,
-        fixture("v4-tunnel-gcm128.pcap").display()
-    )
-}
 
 fn sa() -> Value {
     let text = fs::read_to_string(fixture("v4-tunnel-gcm128.json")).unwrap();
@@ -43,7 +22,10 @@ fn sa() -> Value {
 /// CSCty30063 on the way that IKE takes: the SPI reserved, packets on it, then the SA. The events come as it happens.
 #[test]
 fn packets_on_a_reserved_spi_wait_for_their_sa() {
-    let mut daemon = Daemon::start(&looping("[sad]\nlarval_spi_packets = 8\nlarval_age_ms = 60000\n"));
+    let mut daemon = Daemon::start(&looping(
+        &fixture("v4-tunnel-gcm128.pcap"),
+        "[sad]\nlarval_spi_packets = 8\nlarval_age_ms = 60000\n",
+    ));
     daemon.wait("unknown SPIs", |daemon| daemon.dropped(4) > 100);
     let mut monitor = Command::new(env!("CARGO_BIN_EXE_nf-ctl"))
         .arg("--socket")
@@ -108,7 +90,7 @@ on = "invalid-spi"
 match = { src = "192.0.2.0/24" }
 snapshot = true
 "#;
-    let mut daemon = Daemon::start(&looping(hooks));
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), hooks));
     let called = daemon.dir.path().join("called");
     daemon.wait("the command", |_| called.exists());
     daemon.wait("the run's end", |daemon| !daemon.ok(&["event", "history"]).contains("under way"));

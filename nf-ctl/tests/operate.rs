@@ -16,30 +16,16 @@ use nf_core::drop::DropReason;
 use nf_core::metrics::{Family, Kind};
 use serde_json::{Value, json};
 
-/// A capture played over and over on one port, decapsulated packets to nowhere on the other.
+const CAPTURE: &str = "v4-tunnel-gcm128";
+
+/// The capture, played over and over.
 fn looping(more: &str) -> String {
-    format!(
-        r#"
-{more}
-[eal]
-args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx=1,tx_pcap={{dir}}/unused.pcap", "--vdev=net_null0,no-rx=1"]
-idle = "sleep"
-[[port]]
-name = "net_pcap0"
-role = "unprotected"
-[[port]]
-name = "net_null0"
-role = "protected"
-[[local]]
-address = "10.10.1.2"
-"#,
-        fixture("v4-tunnel-gcm128.pcap").display()
-    )
+    common::looping(&fixture(&format!("{CAPTURE}.pcap")), more)
 }
 
 /// The capture's SA as a table, without replay protection as the capture comes again and again.
 fn sa_table(peer: &str) -> String {
-    let text = fs::read_to_string(fixture("v4-tunnel-gcm128.json")).unwrap();
+    let text = fs::read_to_string(fixture(&format!("{CAPTURE}.json"))).unwrap();
     let mut sa = serde_json::from_str::<Value>(&text).unwrap()["sas"][0].clone();
     sa["replay_window"] = 0.into();
     sa["peer"] = peer.into();
@@ -119,7 +105,9 @@ fn each_metric_of_the_dashboard_exists() {
     let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let mut asked = Vec::new();
     let mut queries = 0;
-    for target in dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array()).flatten() {
+    for target in
+        dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array()).flatten()
+    {
         let query = target["expr"].as_str().unwrap();
         queries += 1;
         let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -164,7 +152,8 @@ fn dpdk_telemetry_knows_nf_core() {
         };
         let banner = ask("quit\n");
         if banner.contains(&format!("\"pid\": {pid}")) {
-            answered = Some(ask("/nf-core/stats\n/nf-core/drops\n/nf-core/sas\n/nf-core/sas,0x1\n/nf-core/sas,ab\nquit\n"));
+            answered =
+                Some(ask("/nf-core/stats\n/nf-core/drops\n/nf-core/sas\n/nf-core/sas,0x1\n/nf-core/sas,ab\nquit\n"));
         }
     }
     let answered = answered.unwrap_or_else(|| panic!("no telemetry socket of {pid} in\n{sockets}"));
@@ -178,8 +167,7 @@ fn dpdk_telemetry_knows_nf_core() {
 
 #[test]
 fn a_reload_under_traffic_loses_no_packet() {
-    let config = looping("").replace("[eal]", &format!("{}[eal]", sa_table("one")));
-    let mut daemon = Daemon::start(&config);
+    let mut daemon = Daemon::start(&looping(&sa_table("one")));
     let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
     let file = daemon.dir.path().join("nf.toml");
     let original = fs::read_to_string(&file).unwrap();
@@ -189,7 +177,8 @@ fn a_reload_under_traffic_loses_no_packet() {
         last = sent(&daemon);
         // The same key under another name: the SA is exchanged in place. And a capture comes and goes.
         let plugin = "\n[[plugin]]\ninstance = 'cap'\nplugin = 'capture'\nsettings = { memory = 4 }\nbind = [{ gate = 'egress' }]\n";
-        let changed = original.replace("\"one\"", &format!("\"peer-{round}\"")) + if round % 2 == 0 { plugin } else { "" };
+        let changed =
+            original.replace("\"one\"", &format!("\"peer-{round}\"")) + if round % 2 == 0 { plugin } else { "" };
         fs::write(&file, changed).unwrap();
         if round < 5 {
             let told = daemon.ok(&["reload"]);
@@ -239,7 +228,11 @@ fn who_may_only_look_changes_nothing_and_is_recorded() {
     let message = String::from_utf8(refused.stderr).unwrap();
     let wanted = "nf-ctl: user 65534 may look at nf-core and change nothing; [control] admins names who may\n";
     assert_eq!(message, wanted);
-    assert!(ctl(4711, &["plugin", "bind", "capture", "--instance", "cap", "--gate", "drop", "--set", "memory=4"]).status.success());
+    assert!(
+        ctl(4711, &["plugin", "bind", "capture", "--instance", "cap", "--gate", "drop", "--set", "memory=4"])
+            .status
+            .success()
+    );
     daemon.ok(&["plugin", "unbind", "cap"]);
 
     let shown: Vec<Value> = serde_json::from_str(&daemon.ok(&["--json", "show", "audit"])).unwrap();

@@ -25,7 +25,7 @@ const HEADROOM: usize = 128;
 /// The frame that comes out for one that goes in, if one does.
 fn decapsulate(sa: &Sa, frame: &[u8]) -> Option<Vec<u8>> {
     let config = Config::parse(&sa.to_toml(), Path::new("nf.toml")).unwrap();
-    let port = |role| ("net".to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None });
+    let port = |role| ("net".to_owned(), NetPort::new(role, MacAddr::default(), None));
     let ports = vec![port(PortRole::Unprotected), port(PortRole::Protected)];
     let (_, mut cores) = Controller::new(&config, Registry::builtin(), ports, 1, FanOut::default()).unwrap();
     let mut buffer = [&[0; HEADROOM][..], frame].concat();

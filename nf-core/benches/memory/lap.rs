@@ -36,7 +36,7 @@ pub(crate) fn network_function(cores: usize, capacity: usize) -> (Controller, Ve
     let config = Config::parse(&text, Path::new("nf.toml")).expect("a sound configuration");
     let port = |role, name: &str| {
         let (mac, next_hop) = (MacAddr([2, 0, 0, 0, 0, 9]), Some(MacAddr([2, 0, 0, 0, 0, 8])));
-        (name.to_owned(), NetPort { role, mac, next_hop })
+        (name.to_owned(), NetPort::new(role, mac, next_hop))
     };
     let ports = vec![port(PortRole::Unprotected, "outside"), port(PortRole::Protected, "inside")];
     Controller::new(&config, Registry::builtin(), ports, cores, FanOut::default()).expect("a network function")

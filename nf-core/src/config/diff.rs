@@ -3,7 +3,7 @@
 use super::{Config, Control, Crypto, Eal, Notify, Port, Reassembly, Sad};
 use crate::metrics::MetricsConfig;
 
-/// What differs beside `[[sa]]`, `[[local]]` and `[[plugin]]`, which are compared item by item.
+/// What differs beside what a running nf-core can take over.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Differences {
     /// Fields that need a restart.
@@ -28,6 +28,8 @@ impl Config {
             reassembly: Reassembly { enabled, max_flows: reassembled, timeout_ms },
             ports,
             local: _,
+            routes: _,
+            neighbours: _,
             peers,
             sas: _,
             plugins: _,

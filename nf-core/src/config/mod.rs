@@ -24,6 +24,7 @@ use crate::hooks::{Hook, SnapshotConfig};
 use crate::metrics::MetricsConfig;
 use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
+use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaParams, names};
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
@@ -58,6 +59,10 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// `[[local]]`
     pub local: Vec<Local>,
+    /// `[[route]]`
+    pub routes: Vec<Route>,
+    /// `[[neighbour]]`
+    pub neighbours: Vec<Neighbour>,
     /// `[[peer]]`
     pub peers: Vec<Peer>,
     /// `[[sa]]`
@@ -314,6 +319,28 @@ pub struct Port {
 pub struct Local {
     /// The address.
     pub address: IpAddr,
+}
+
+/// A way to a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The network.
+    pub dst: Prefix,
+    /// The router to send to; none for a network on the port's link.
+    pub via: Option<IpAddr>,
+    /// The port's name.
+    pub port: String,
+}
+
+/// The Ethernet address of a host on a port's link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: MacAddr,
+    /// The port's name.
+    pub port: String,
 }
 
 /// A plugin instance and its bindings.
@@ -627,6 +654,38 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
             refusal(&format!("{sa}{sa}")),
             "nf.toml:11: [[sa]] #2 spi: 0xB761863E(3076621886) from 10.1.1.1 to 10.10.1.2 is taken by [[sa]] #1 in line 2; each needs its own"
         );
+    }
+
+    #[test]
+    fn routes_and_neighbours_name_a_port() {
+        let tables = "[[route]]\ndst = \"10.2.0.0/16\"\nvia = \"10.3.0.1\"\nport = \"net_null0\"\n\
+                      [[neighbour]]\naddress = \"10.3.0.1\"\nmac = \"02:00:00:00:00:07\"\nport = \"net_null0\"\n";
+        let config = parse(&format!("{tables}{SAMPLE}")).unwrap();
+        let port = || "net_null0".to_owned();
+        let (dst, via) = ("10.2.0.0/16".parse().unwrap(), "10.3.0.1".parse().unwrap());
+        assert_eq!(config.routes, [Route { dst, via: Some(via), port: port() }]);
+        assert_eq!(config.neighbours, [Neighbour { address: via, mac: MacAddr([2, 0, 0, 0, 0, 7]), port: port() }]);
+        let cases = [
+            ("port = \"net_null0\"", "port = \"lan\"", "nf.toml:4: [[route]] #1 port: there is no [[port]] `lan`"),
+            (
+                "via = \"10.3.0.1\"",
+                "via = \"fe80::1\"",
+                "nf.toml:3: [[route]] #1 via: fe80::1 is of the other IP version than 10.2.0.0/16",
+            ),
+            (
+                "dst = \"10.2.0.0/16\"",
+                "dst = \"10.2.0.1/16\"",
+                "nf.toml:2: [[route]] #1 dst: `10.2.0.1/16` has bits set behind its length; the network is 10.2.0.0/16",
+            ),
+            (
+                "mac = \"02:00:00:00:00:07\"",
+                "mac = \"02:00\"",
+                "nf.toml:7: [[neighbour]] #1 mac: `02:00` isn't an Ethernet address; one looks like 02:00:00:00:00:01",
+            ),
+        ];
+        for (from, to, expected) in cases {
+            assert_eq!(refusal(&format!("{}{SAMPLE}", tables.replacen(from, to, 1))), expected);
+        }
     }
 
     #[test]

@@ -13,11 +13,13 @@ use serde_json::Value;
 use super::hooks::{self, RawHook, RawSnapshot};
 use super::lines::{Place, line_at, span_of};
 use super::peer::RawPeer;
-use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Notify, Plugin, Port, Reassembly, Recovery, Sad};
+use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, Reassembly, Recovery};
+use super::{Route, Sad};
 use crate::control::access::Access;
 use crate::holding::HoldLimits;
 use crate::metrics::MetricsConfig;
 use crate::plugin::{Filter, Gate};
+use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaSpec, address};
 use crate::types::{Nanos, Spi};
 use crate::wire::ethernet::MacAddr;
@@ -36,6 +38,8 @@ struct RawConfig {
     reassembly: RawReassembly,
     port: Vec<RawPort>,
     local: Vec<RawLocal>,
+    route: Vec<RawRoute>,
+    neighbour: Vec<RawNeighbour>,
     peer: Vec<RawPeer>,
     sa: Vec<SaSpec>,
     plugin: Vec<RawPlugin>,
@@ -140,6 +144,22 @@ struct RawPort {
 #[serde(deny_unknown_fields)]
 struct RawLocal {
     address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoute {
+    dst: String,
+    via: Option<String>,
+    port: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNeighbour {
+    address: String,
+    mac: String,
+    port: String,
 }
 
 #[derive(Deserialize)]
@@ -303,6 +323,7 @@ impl Checker<'_> {
     fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
         let eal = self.table("eal", eal(raw.eal))?;
         let syslog = raw.notify.syslog.is_some();
+        let ports = self.tables("port", raw.port, port)?;
         let config = Config {
             control: self.table("control", control(raw.control))?,
             metrics: self.table("metrics", metrics(raw.metrics))?,
@@ -313,7 +334,9 @@ impl Checker<'_> {
             sad: self.table("sad", sad(raw.sad, &eal))?,
             eal,
             reassembly: self.table("reassembly", reassembly(raw.reassembly))?,
-            ports: self.tables("port", raw.port, port)?,
+            routes: self.tables("route", raw.route, |raw| route(raw, &ports))?,
+            neighbours: self.tables("neighbour", raw.neighbour, |raw| neighbour(raw, &ports))?,
+            ports,
             local: self.tables("local", raw.local, |raw| Ok(Local { address: address("address", &raw.address)? }))?,
             peers: self.tables("peer", raw.peer, RawPeer::check)?,
             sas: self.tables("sa", raw.sa, |raw| raw.validate())?,
@@ -504,6 +527,30 @@ fn port(raw: RawPort) -> Result<Port, FieldError> {
         next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,
+    })
+}
+
+fn named_port(name: String, ports: &[Port]) -> Result<String, FieldError> {
+    match ports.iter().any(|port| port.name == name) {
+        true => Ok(name),
+        false => Err(FieldError::new("port", format_args!("there is no [[port]] `{name}`"))),
+    }
+}
+
+fn route(raw: RawRoute, ports: &[Port]) -> Result<Route, FieldError> {
+    let dst = raw.dst.parse::<Prefix>().map_err(|error| FieldError::new("dst", error))?;
+    let via = raw.via.map(|via| address("via", &via)).transpose()?;
+    if let Some(via) = via.filter(|via| via.is_ipv4() != dst.address().is_ipv4()) {
+        return Err(FieldError::new("via", format_args!("{via} is of the other IP version than {dst}")));
+    }
+    Ok(Route { dst, via, port: named_port(raw.port, ports)? })
+}
+
+fn neighbour(raw: RawNeighbour, ports: &[Port]) -> Result<Neighbour, FieldError> {
+    Ok(Neighbour {
+        address: address("address", &raw.address)?,
+        mac: raw.mac.parse().map_err(|error| FieldError::new("mac", error))?,
+        port: named_port(raw.port, ports)?,
     })
 }
 

@@ -8,6 +8,7 @@ mod events;
 mod lifetimes;
 mod reload;
 mod reservations;
+mod routes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -267,7 +268,9 @@ impl Controller {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
         let destinations = config.sas.iter().map(|sa| sa.dst);
-        let net = Arc::new(Net::new(ports, LocalAddresses::new(&local, destinations)));
+        let net = Net::new(ports, LocalAddresses::new(&local, destinations));
+        let (routes, neighbours) = routes::of_config(config, &port_names);
+        let net = Arc::new(net.with_routes(Arc::new(routes), Arc::new(neighbours)));
         let mut workers = Vec::with_capacity(cores);
         let mut links = Vec::with_capacity(cores);
         for id in 0..cores {

@@ -12,9 +12,7 @@ use super::proto::{Reserved, SaReport, Status, VERSION};
 use super::server::{Handler, Reply};
 use crate::config::Config;
 use crate::plugin::PluginKind;
-use crate::sa::inbound::SaTotals;
 use crate::sa::larval::Reservation;
-use crate::sa::lifetime::Lifetime;
 use crate::sa::spec::{FieldError, SelectorSpec};
 use crate::types::Nanos;
 
@@ -223,24 +221,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
 
 fn report_larval(stored: &StoredReservation, now: Nanos) -> SaReport {
     let StoredReservation { reservation: Reservation { spi, dst, src, .. }, made, .. } = *stored;
-    SaReport {
-        spi,
-        src,
-        dst,
-        peer: None,
-        source: None,
-        mode: String::new(),
-        encap: String::new(),
-        transform: String::new(),
-        esn: false,
-        replay_window: 0,
-        selectors: SelectorSpec::default(),
-        state: "larval".to_owned(),
-        lifetime: Lifetime::default(),
-        age_s: now.since(made) / Nanos::SECOND,
-        highest_seq: None,
-        totals: SaTotals::default(),
-    }
+    SaReport::larval(spi, src, dst, now.since(made) / Nanos::SECOND)
 }
 
 fn plugins(controller: &Controller) -> PluginReport {

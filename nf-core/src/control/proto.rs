@@ -406,6 +406,30 @@ pub struct SaReport {
     pub totals: SaTotals,
 }
 
+impl SaReport {
+    /// Of an SPI that is reserved: what IKE hasn't agreed on yet is empty.
+    pub fn larval(spi: Spi, src: Option<IpAddr>, dst: IpAddr, age_s: u64) -> SaReport {
+        SaReport {
+            spi,
+            src,
+            dst,
+            peer: None,
+            source: None,
+            mode: String::new(),
+            encap: String::new(),
+            transform: String::new(),
+            esn: false,
+            replay_window: 0,
+            selectors: SelectorSpec::default(),
+            state: "larval".to_owned(),
+            age_s,
+            lifetime: Lifetime::default(),
+            highest_seq: None,
+            totals: SaTotals::default(),
+        }
+    }
+}
+
 /// A reserved SPI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Reserved {

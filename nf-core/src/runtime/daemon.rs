@@ -41,6 +41,7 @@ struct OpenPort {
     rx: Vec<RxQueue>,
     tx: Vec<TxQueue>,
     next_hop: Option<MacAddr>,
+    mtu: u16,
 }
 
 /// What signals ask for.
@@ -130,7 +131,7 @@ fn serve(
 
     let net_ports = ports.iter().map(|open| {
         let mac = MacAddr(open.port.info().mac.0);
-        (open.port.name().to_owned(), NetPort { role: open.role, mac, next_hop: open.next_hop })
+        (open.port.name().to_owned(), NetPort { mtu: open.mtu, ..NetPort::new(open.role, mac, open.next_hop) })
     });
     let (mut controller, cores) =
         Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
@@ -285,5 +286,6 @@ fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Resu
             "the port's hash doesn't cover the SPI: all ESP between two addresses lands on one queue"
         );
     }
-    Ok(OpenPort { role: config.role, port, rx, tx, next_hop: config.next_hop_mac })
+    let mtu = port.mtu()?;
+    Ok(OpenPort { role: config.role, port, rx, tx, next_hop: config.next_hop_mac, mtu })
 }

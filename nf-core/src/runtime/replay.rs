@@ -50,7 +50,7 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     let config = Config::load(&replay.config)?;
     log::init(&config.notify)?;
     let input = open_capture(&replay.input)?;
-    let port = |role| (PORT.to_owned(), NetPort { role, mac: MacAddr::default(), next_hop: None });
+    let port = |role| (PORT.to_owned(), NetPort::new(role, MacAddr::default(), None));
     let ports = vec![port(PortRole::Unprotected), port(PortRole::Protected)];
     let (mut controller, cores) = Controller::new(&config, registry, ports, 1, log::sinks(&config.notify))?;
     // Created before the work, so that it isn't for nothing.

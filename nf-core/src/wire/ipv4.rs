@@ -7,7 +7,7 @@ use super::{checksum, put_u16};
 pub const MIN_HEADER_LEN: usize = 20;
 
 /// Offsets of fields.
-pub(super) mod field {
+pub(crate) mod field {
     pub(crate) const TOS: usize = 1;
     pub(crate) const TOTAL_LEN: usize = 2;
     pub(crate) const FRAGMENT: usize = 6;

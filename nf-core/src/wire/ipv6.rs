@@ -7,7 +7,7 @@ use super::{put_u16, u16_at};
 pub const HEADER_LEN: usize = 40;
 
 /// Offsets of fields.
-pub(super) mod field {
+pub(crate) mod field {
     pub(crate) const PAYLOAD_LEN: usize = 4;
     pub(crate) const NEXT_HEADER: usize = 6;
     pub(crate) const HOP_LIMIT: usize = 7;

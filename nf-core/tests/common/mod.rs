@@ -67,8 +67,7 @@ impl Nf {
 
     fn build_with(config: &str, cores: usize, registry: Registry, sinks: FanOut, roles: &[PortRole]) -> Nf {
         let config = Config::parse(config, Path::new("nf.toml")).unwrap();
-        let port =
-            |role: &PortRole| (format!("net-{role}"), NetPort { role: *role, mac: MacAddr::default(), next_hop: None });
+        let port = |role: &PortRole| (format!("net-{role}"), NetPort::new(*role, MacAddr::default(), None));
         let ports = roles.iter().map(port).collect();
         let (controller, cores) = Controller::new(&config, registry, ports, cores, sinks).unwrap();
         let holding = cores.iter().map(|_| HoldQueue::new(config.sad.larval)).collect();

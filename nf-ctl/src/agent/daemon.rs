@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use super::coordinator::{Coordinator, SpiSource};
 use super::credentials::read_or_make;
 use super::daemon_link::DaemonLink;
+use super::muffle::Muffle;
 use super::peers::{self, Peer};
 use super::proto::{Request, Started, Status, VERSION};
 use super::sad::{self, Sad};
@@ -39,6 +40,9 @@ const NEWS: usize = 4096;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// The longest pause of the main loop.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is told that messages can't be sent.
+const SEND_ERRORS: Duration = Duration::from_secs(10);
+
 /// Why the agent can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -146,6 +150,7 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
         coordinator: Coordinator::new(now, peers, peers::policy(&config), endpoint, sad, link),
         audit: server.audit(),
         sockets: sockets.clone(),
+        send_errors: Muffle::new(SEND_ERRORS),
         started: now,
     };
     tracing::info!(peers = config.peers.len(), socket = %config.agent.socket.display(), "the agent runs");
@@ -224,6 +229,7 @@ struct Agent {
     coordinator: Coordinator,
     sockets: Option<Arc<IkeSockets>>,
     audit: Arc<Audit>,
+    send_errors: Muffle,
     started: Instant,
 }
 
@@ -262,7 +268,11 @@ impl Agent {
             };
             if let Err(error) = sockets.send(local, remote, &payload) {
                 // As good as lost on the way; it is repeated.
-                tracing::debug!("{error}");
+                match self.send_errors.tell(Instant::now()) {
+                    Some(0) => tracing::warn!("{error}"),
+                    Some(untold) => tracing::warn!(untold, "{error}"),
+                    None => tracing::debug!("{error}"),
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod daemon_link;
 pub mod install;
 pub mod ledger;
+mod muffle;
 pub mod peers;
 pub mod proto;
 pub mod sad;

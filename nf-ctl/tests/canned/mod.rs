@@ -22,8 +22,8 @@ use nf_core::drop::DropReason;
 use nf_core::hooks::{ActionReport, HookError, HookReport, HookRun, HookStarted};
 use nf_core::notify::{Class, FlowReport, NotifyReport};
 use nf_core::sa::inbound::SaTotals;
-use nf_core::sa::lifetime::{Lifetime, Limit, Unit};
-use nf_core::sa::spec::{SaSpec, SelectorSpec};
+use nf_core::sa::lifetime::{Limit, Unit};
+use nf_core::sa::spec::SaSpec;
 use nf_core::stage::{RuntimeReport, Stage, StageCounters};
 use nf_core::types::Spi;
 use nf_ctl::agent::proto as agent;
@@ -94,24 +94,7 @@ impl Desk {
     /// As if the first free SPI were always the same.
     fn reserve(&mut self, dst: IpAddr, src: Option<IpAddr>, spi: Option<Spi>) -> Reserved {
         let spi = spi.unwrap_or(Spi(0xC3A1_5D02));
-        self.sas.push(SaReport {
-            spi,
-            src,
-            dst,
-            peer: None,
-            source: None,
-            mode: String::new(),
-            encap: String::new(),
-            transform: String::new(),
-            esn: false,
-            replay_window: 0,
-            selectors: SelectorSpec::default(),
-            state: "larval".to_owned(),
-            lifetime: Lifetime::default(),
-            age_s: 2,
-            highest_seq: None,
-            totals: SaTotals::default(),
-        });
+        self.sas.push(SaReport::larval(spi, src, dst, 2));
         Reserved { spi }
     }
 

@@ -29,6 +29,27 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../nf-core/tests/fixtures").join(name)
 }
 
+/// A capture played over and over on one port, decapsulated packets to nowhere on the other, and further tables. One core.
+pub fn looping(capture: &Path, more: &str) -> String {
+    format!(
+        r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx=1,tx_pcap={{dir}}/unused.pcap", "--vdev=net_null0,no-rx=1"]
+idle = "sleep"
+[[port]]
+name = "net_pcap0"
+role = "unprotected"
+[[port]]
+name = "net_null0"
+role = "protected"
+[[local]]
+address = "10.10.1.2"
+{more}
+"#,
+        capture.display()
+    )
+}
+
 /// A running nf-core.
 pub struct Daemon {
     pub child: Child,

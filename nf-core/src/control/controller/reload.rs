@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::lifetimes::Reported;
 use super::reservations::reservation_order;
-use super::{Change, ControlError, Controller, StoredBinding, StoredInstance, StoredSa, order};
+use super::{Change, ControlError, Controller, StoredBinding, StoredInstance, StoredSa, order, routes};
 use crate::config::{self, Bind, Config};
 use crate::control::proto::Endpoint;
 use crate::core::Command;
@@ -192,7 +192,13 @@ impl Controller {
             report.settings.push("[[local]]".to_owned());
         }
         self.local = new.local.iter().map(|local| local.address).collect();
-        let net = Arc::new(self.net.with_local(LocalAddresses::new(&self.local, self.destinations())));
+        let mut net = self.net.with_local(LocalAddresses::new(&self.local, self.destinations()));
+        if (&old.routes, &old.neighbours) != (&new.routes, &new.neighbours) {
+            report.settings.push("[[route]], [[neighbour]]".to_owned());
+            let (routes, neighbours) = routes::of_config(new, &self.port_names);
+            net = net.with_routes(Arc::new(routes), Arc::new(neighbours));
+        }
+        let net = Arc::new(net);
         self.net = Arc::clone(&net);
         change.push(Box::new(move |_| Command::SetNet(Arc::clone(&net))));
 

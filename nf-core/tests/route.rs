@@ -1,0 +1,200 @@
+//! Routing between ports: what came out of a tunnel, and what passes through.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Nf, Peer};
+use nf_core::config::PortRole::{Exception, Protected, Unprotected};
+use nf_core::drop::DropReason;
+use nf_core::types::PortIndex;
+use nf_core::wire::{checksum, ipv4};
+
+const WAN: PortIndex = PortIndex(0);
+const LAN: PortIndex = PortIndex(1);
+const HOST: PortIndex = PortIndex(2);
+
+/// Two ports with routes to both sides. The peer's packets are from 192.168.1.7 to 172.16.0.9.
+const PORTS: &str = r#"
+[[port]]
+name = "net-unprotected"
+role = "unprotected"
+[[port]]
+name = "net-protected"
+role = "protected"
+[[local]]
+address = "10.10.1.2"
+"#;
+
+fn route(dst: &str, via: Option<&str>, port: &str) -> String {
+    let via = via.map(|via| format!("via = \"{via}\"\n")).unwrap_or_default();
+    format!("[[route]]\ndst = \"{dst}\"\n{via}port = \"net-{port}\"\n")
+}
+
+fn neighbour(address: &str, last: u8, port: &str) -> String {
+    format!("[[neighbour]]\naddress = \"{address}\"\nmac = \"02:00:00:00:00:{last:02x}\"\nport = \"net-{port}\"\n")
+}
+
+fn nf(more: &[String], peer: &Peer) -> Nf {
+    let mut nf = Nf::with_ports(&[PORTS, &more.concat()].concat(), &[Unprotected, Protected, Exception]);
+    let params = peer.params();
+    nf.control(|controller| controller.add_sa(params)).unwrap();
+    nf
+}
+
+/// A frame to a port's address, which is zero in these tests.
+fn frame(packet: &[u8]) -> Vec<u8> {
+    let ethertype = if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xDD] };
+    let mut frame = [&[0; 6][..], &[2, 0, 0, 0, 0, 0x77], &ethertype, packet].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+fn udp(src: &str, dst: &str, ttl: u8, payload: usize) -> Vec<u8> {
+    let (src, dst): (std::net::IpAddr, std::net::IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+    let datagram =
+        [&[0x03, 0xE8, 0x00, 0x35][..], &(8 + payload as u16).to_be_bytes(), &[0, 0], &vec![0x5A; payload]].concat();
+    match (src, dst) {
+        (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
+            let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0, 0, ttl, 17, 0, 0];
+            packet.extend([src.octets(), dst.octets()].concat());
+            let len = packet.len() + datagram.len();
+            ipv4::set_total_length(&mut packet, len);
+            [packet, datagram].concat()
+        }
+        (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend((datagram.len() as u16).to_be_bytes());
+            packet.extend([17, ttl]);
+            packet.extend([src.octets(), dst.octets()].concat());
+            [packet, datagram].concat()
+        }
+        _ => unreachable!("both addresses are of one version"),
+    }
+}
+
+fn drops(nf: &Nf, why: DropReason) -> u64 {
+    assert!(nf.counters().is_conserved());
+    nf.counters().drops(why).packets
+}
+
+#[test]
+fn the_longest_route_and_its_neighbour_are_taken() {
+    let mut peer = Peer::new(0x1000);
+    let mut nf = nf(
+        &[
+            route("0.0.0.0/0", Some("10.3.0.1"), "unprotected"),
+            route("172.16.0.0/12", Some("10.2.0.254"), "protected"),
+            neighbour("10.2.0.254", 0xFE, "protected"),
+            neighbour("10.2.0.254", 0xEE, "unprotected"),
+        ],
+        &peer,
+    );
+    let sent = nf.receive_on(WAN, 0, &[&peer.next(), &peer.next()]);
+    assert_eq!(sent.len(), 2);
+    for (port, frame) in sent {
+        assert_eq!((port, &frame[..6]), (LAN, &[2, 0, 0, 0, 0, 0xFE][..]));
+        assert_eq!(frame[14 + 8], 63, "one hop less");
+        assert!(checksum::is_valid(&frame[14..34]));
+    }
+    assert!(nf.counters().is_conserved());
+}
+
+#[test]
+fn hosts_on_the_link_are_neighbours_themselves() {
+    let mut peer = Peer::new(0x1000);
+    let tables = [route("172.16.0.0/24", None, "protected"), neighbour("172.16.0.9", 9, "protected")];
+    let mut nf = nf(&tables, &peer);
+    let sent = nf.receive_on(WAN, 0, &[&peer.next()]);
+    assert_eq!(sent[0].1[..6], [2, 0, 0, 0, 0, 9]);
+}
+
+#[test]
+fn without_a_neighbour_or_a_route_packets_have_a_reason_of_their_own() {
+    let mut peer = Peer::new(0x1000);
+    let mut unresolved = nf(&[route("172.16.0.0/24", None, "protected")], &peer);
+    assert_eq!(unresolved.receive_on(WAN, 0, &[&peer.next()]), []);
+    assert_eq!(drops(&unresolved, DropReason::NoNeighbour), 1);
+
+    let mut unrouted = nf(&[route("172.17.0.0/16", None, "protected")], &peer);
+    assert_eq!(unrouted.receive_on(WAN, 0, &[&peer.next()]), []);
+    assert_eq!(drops(&unrouted, DropReason::NoRoute), 1);
+}
+
+#[test]
+fn what_is_for_us_inside_a_tunnel_goes_to_the_host() {
+    let mut peer = Peer::new(0x1000);
+    let more = ["[[local]]\naddress = \"172.16.0.9\"\n".to_owned(), route("172.16.0.0/24", None, "protected")];
+    let mut nf = nf(&more, &peer);
+    let sent = nf.receive_on(WAN, 0, &[&peer.next()]);
+    assert_eq!((sent[0].0, sent[0].1[14 + 8]), (HOST, 64), "it is at its end, and not forwarded");
+}
+
+#[test]
+fn nothing_leaves_outside_that_is_not_protected() {
+    let mut peer = Peer::new(0x1000);
+    let tables = [
+        route("172.16.0.0/24", None, "unprotected"),
+        neighbour("172.16.0.9", 9, "unprotected"),
+        route("172.17.0.0/24", None, "protected"),
+        neighbour("172.17.0.9", 9, "protected"),
+    ];
+    let mut nf = nf(&tables, &peer);
+    // Out of one tunnel, to be put into another.
+    assert_eq!(nf.receive_on(WAN, 0, &[&peer.next()]), []);
+    assert_eq!(drops(&nf, DropReason::ClearOutput), 1);
+    let inside = frame(&udp("172.17.0.9", "172.16.0.9", 64, 8));
+    assert_eq!(nf.receive_on(LAN, 0, &[&inside]), []);
+    assert_eq!(drops(&nf, DropReason::ClearOutput), 2);
+    assert_eq!(nf.counters().report().global["IpsecDenyDrop"].packets, 2);
+}
+
+#[test]
+fn clear_packets_from_outside_do_not_get_in() {
+    let peer = Peer::new(0x1000);
+    let mut nf = nf(&[route("172.16.0.0/24", None, "protected"), neighbour("172.16.0.9", 9, "protected")], &peer);
+    let outside = frame(&udp("203.0.113.1", "172.16.0.9", 64, 8));
+    assert_eq!(nf.receive_on(WAN, 0, &[&outside]), []);
+    assert_eq!(drops(&nf, DropReason::ClearInput), 1);
+    // What is for the host, or for somebody else, is the host's to judge.
+    for dst in ["10.10.1.2", "203.0.113.9", "224.0.0.1"] {
+        let sent = nf.receive_on(WAN, 0, &[&frame(&udp("203.0.113.1", dst, 64, 8))]);
+        assert_eq!(sent[0].0, HOST, "{dst}");
+    }
+}
+
+#[test]
+fn packets_pass_from_one_protected_network_to_another() {
+    let peer = Peer::new(0x1000);
+    let tables = [
+        route("172.16.0.0/24", Some("172.17.0.1"), "protected"),
+        neighbour("172.17.0.1", 1, "protected"),
+        route("2001:db8:1::/48", Some("fe80::1"), "protected"),
+        neighbour("fe80::1", 2, "protected"),
+    ];
+    let mut nf = nf(&tables, &peer);
+    for (src, dst, mac) in [("172.17.0.9", "172.16.0.9", 1), ("2001:db8::9", "2001:db8:1::9", 2)] {
+        let packet = udp(src, dst, 64, 8);
+        let sent = nf.receive_on(LAN, 0, &[&frame(&packet)]);
+        let (port, out) = &sent[0];
+        assert_eq!((*port, &out[..6], out.len()), (LAN, &[2, 0, 0, 0, 0, mac][..], 14 + packet.len()));
+        assert_eq!(out[14 + if src.contains(':') { 7 } else { 8 }], 63);
+        assert_eq!(out[14 + packet.len() - 8..], packet[packet.len() - 8..]);
+        let last = frame(&udp(src, dst, 1, 8));
+        assert_eq!(nf.receive_on(LAN, 0, &[&last]), []);
+    }
+    assert_eq!(drops(&nf, DropReason::TtlExpired), 2);
+}
+
+#[test]
+fn a_router_forwards_what_is_sent_to_it_alone() {
+    let peer = Peer::new(0x1000);
+    let mut nf =
+        nf(&[route("0.0.0.0/0", Some("172.17.0.1"), "protected"), neighbour("172.17.0.1", 1, "protected")], &peer);
+    // In promiscuous mode a port sees what a switch floods.
+    let mut flooded = frame(&udp("172.17.0.9", "172.16.0.9", 64, 8));
+    flooded[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x42]);
+    assert_eq!(nf.receive_on(LAN, 0, &[&flooded])[0].0, HOST);
+    for dst in ["224.0.0.5", "255.255.255.255", "169.254.1.1", "10.10.1.2", "127.0.0.1", "0.0.0.0"] {
+        assert_eq!(nf.receive_on(LAN, 0, &[&frame(&udp("172.17.0.9", dst, 64, 8))])[0].0, HOST, "{dst}");
+    }
+}
