@@ -15,7 +15,6 @@
 pub mod batch;
 pub mod capture;
 pub mod classify;
-#[cfg(feature = "dpdk")]
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -42,5 +41,6 @@ pub mod route;
 pub mod runtime;
 pub mod sa;
 pub mod stage;
+pub mod systemd;
 pub mod types;
 pub mod wire;

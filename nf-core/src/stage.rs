@@ -128,6 +128,11 @@ impl StageCounters {
         self.polls.add(1);
     }
 
+    /// Rounds so far.
+    pub fn polls(&self) -> u64 {
+        self.polls.get()
+    }
+
     /// A copy of all numbers now.
     pub fn report(&self) -> RuntimeReport {
         let stage = |stage: Stage| {

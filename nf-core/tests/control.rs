@@ -452,7 +452,7 @@ fn a_changed_file_is_taken_over_as_a_difference_or_not_at_all() {
 
         let many = (0x4000..0x4010).map(|spi| sa_table(spi, "5a")).collect::<String>();
         for (text, why) in [
-            (format!("{second}{many}[eal]\ncores = [0, 1]\nmbufs = 4096\n"), "[eal] cores, [eal] mbufs can't change"),
+            (format!("{second}{many}[eal]\ncores = [0, 1]\nidle = 'sleep'\n"), "[eal] cores, [eal] idle can't change"),
             (format!("{second}{many}{}", sa_table(0x3000, "5a")), "an SA with SPI 0x00003000(12288)"),
             (format!("{second}{many}{}", sa_table(0x5000, "zz")), "[[sa]] #18 key: character 1 isn't a hex digit"),
             (

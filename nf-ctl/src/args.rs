@@ -67,6 +67,18 @@ pub(crate) enum Command {
     },
     /// Have nf-core take over what has changed in its nf.toml: all of it, without a packet lost, or nothing.
     Reload,
+    /// Watch nf-core on a screen: rates by core and SA, drops, stuck peers, recovery. Keys: q quit, p pause, s sort.
+    Top,
+    /// Print a script by which a shell completes nf-ctl's command line.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of nf-ctl and nf-core.
+    Man {
+        /// The directory; it has to be there.
+        directory: PathBuf,
+    },
     /// Run the agent: it speaks IKE for nf-core, and recovers peers that are black-holed. Ends by SIGTERM or Ctrl-C.
     Agent {
         /// The configuration, which is nf-core's as well.

@@ -5,11 +5,14 @@ mod crypto_show;
 mod event;
 mod explain;
 mod ike;
+mod manual;
 mod monitor;
 mod pipe;
 mod render;
 mod sa;
 mod show;
+mod tech_support;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -124,7 +127,7 @@ fn output(args: Vec<OsString>, json: bool) -> Result<String, Error> {
         Err(error) if json && error.use_stderr() => return Err(Error::Usage(first_paragraph(&error.to_string()))),
         Err(error) => error.exit(),
     };
-    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. } | Command::Mirror { .. }) {
+    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. } | Command::Mirror { .. } | Command::Top) {
         return Err(Error::Usage("this command has no end to filter up to: use grep".to_owned()));
     }
     if pipe.is_some() && cli.json {
@@ -155,6 +158,9 @@ fn run(cli: &Cli) -> Result<String, Error> {
             let reloaded: Reloaded = Client::connect(&cli.socket)?.call(&Request::Reload {})?;
             Ok(if cli.json { render::json(&reloaded) } else { render::reloaded(&reloaded) })
         }
+        Command::Top => top::run(cli).map(|()| String::new()),
+        Command::Completions { shell } => Ok(manual::completions(*shell)),
+        Command::Man { directory } => manual::pages(directory).map(|()| String::new()),
         Command::Recover { peer } => ike::task(cli, &proto::Request::Recover { peer: peer.clone() }),
         Command::Ike { command } => ike::run(cli, command),
         Command::Plugin { command } => plugin(cli, command),

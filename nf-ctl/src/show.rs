@@ -12,11 +12,11 @@ use nf_core::control::client::ClientError;
 use nf_ctl::agent::proto::{self, RecoveryReport};
 
 use crate::args::Cli;
-use crate::{Error, crypto_show, ike, read, render, sa};
+use crate::{Error, crypto_show, ike, read, render, sa, tech_support};
 
 /// What can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum What {
+pub(crate) enum What {
     GlobalDrops { clear: bool },
     FeatureDrops { all: bool, clear: bool },
     Audit,
@@ -26,6 +26,7 @@ enum What {
     Runtime,
     Sa,
     Status,
+    TechSupport,
     Recovery,
     IsakmpSa,
     Ikev2Sa,
@@ -58,6 +59,7 @@ const COMMANDS: &[(&str, What)] = &[
     ("runtime", What::Runtime),
     ("sa", What::Sa),
     ("status", What::Status),
+    ("tech-support", What::TechSupport),
 ];
 
 /// Whether a word is a keyword or the beginning of it, in upper or lower case.
@@ -121,7 +123,8 @@ struct Counters {
     cores: Vec<Report>,
 }
 
-fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
+/// Shows one thing; `limit` is for lists that take one.
+pub(crate) fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
     let json = cli.json;
     Ok(match what {
         What::GlobalDrops { clear } => {
@@ -185,6 +188,7 @@ fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
                 crypto_show::ipsec(&sas, &ikes, detail)
             }
         }
+        What::TechSupport => tech_support::run(cli),
         What::Status => {
             let status: Status = Client::connect(&cli.socket)?.call(&Request::Status {})?;
             if json { render::json(&status) } else { render::status(&status) }

@@ -153,7 +153,7 @@ fn dpdk_telemetry_knows_nf_core() {
         let banner = ask("quit\n");
         if banner.contains(&format!("\"pid\": {pid}")) {
             answered =
-                Some(ask("/nf-core/stats\n/nf-core/drops\n/nf-core/sas\n/nf-core/sas,0x1\n/nf-core/sas,ab\nquit\n"));
+                Some(ask("/nf_core/stats\n/nf_core/drops\n/nf_core/sas\n/nf_core/sas,0x1\n/nf_core/sas,ab\nquit\n"));
         }
     }
     let answered = answered.unwrap_or_else(|| panic!("no telemetry socket of {pid} in\n{sockets}"));

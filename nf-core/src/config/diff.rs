@@ -77,11 +77,12 @@ impl Config {
 }
 
 fn ports_differ(old: &[Port], new: &[Port]) -> Vec<&'static str> {
+    type Same = fn(&Port, &Port) -> bool;
     if old.len() != new.len() {
         return vec!["[[port]]"];
     }
-    let differ = |field: fn(&Port, &Port) -> bool| old.iter().zip(new).any(|(old, new)| !field(old, new));
-    let checks: [(&'static str, fn(&Port, &Port) -> bool); 5] = [
+    let differ = |field: Same| old.iter().zip(new).any(|(old, new)| !field(old, new));
+    let checks: [(&'static str, Same); 5] = [
         ("[[port]] name", |old, new| old.name == new.name),
         ("[[port]] role", |old, new| old.role == new.role),
         ("[[port]] next_hop_mac", |old, new| old.next_hop_mac == new.next_hop_mac),

@@ -540,6 +540,11 @@ impl Controller {
         self.cores.iter().map(|core| core.link.stages.report())
     }
 
+    /// How often each core went round its receive queues, since the start.
+    pub fn rounds(&self) -> impl Iterator<Item = u64> {
+        self.cores.iter().map(|core| core.link.stages.polls())
+    }
+
     /// Lets counters begin at zero again; gives what they were.
     pub fn clear_counters(&mut self) -> Snapshot {
         let now = self.counters_since_start();

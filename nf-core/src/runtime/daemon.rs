@@ -10,6 +10,7 @@ use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, So
 use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
+use super::watchdog::Watchdog;
 use super::worker::{Output, Worker};
 use super::{Error, eal, log, telemetry};
 use crate::config::{self, Config, Control, Idle, PortRole};
@@ -22,6 +23,7 @@ use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
 use crate::notify::Syslog;
 use crate::plugin::Registry;
+use crate::systemd::Supervisor;
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 
@@ -157,6 +159,8 @@ fn serve(
         let holding = Holding::new(config.sad.larval, clock);
         made.push((*lcore, Worker::new(core, clock, rx, tx, big.clone(), reassembler, holding)));
     }
+    let _metrics = serve_metrics(config)?;
+    telemetry::register_all(eal, &config.control.socket)?;
     let launch = |(lcore, worker)| {
         let (stop, idle) = (Arc::clone(stop), config.eal.idle);
         eal.launch(lcore, move || work(worker, &stop, idle))
@@ -166,8 +170,6 @@ fn serve(
         Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
     // Ended last, so that it sees what happens until then.
     let _hooks = run_hooks(config, &mut controller)?;
-    let _metrics = serve_metrics(config)?;
-    telemetry::register_all(eal, &config.control.socket)?;
     tracing::info!(
         workers,
         sas = controller.sas().len(),
@@ -215,6 +217,9 @@ fn control(
     Signals { stop, reload }: &Signals,
     handles: Vec<LcoreHandle<()>>,
 ) -> Result<(), Error> {
+    let mut watchdog = Watchdog::new(Supervisor::from_env());
+    let status = format!("{} workers, {} SAs", handles.len(), daemon.controller.sas().len());
+    watchdog.supervisor.ready(&status);
     let mut next_tick = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         server.serve(&mut daemon, LOOK);
@@ -229,12 +234,14 @@ fn control(
         }
         next_tick = Instant::now() + TICK;
         daemon.controller.tick(clock.now());
+        watchdog.tick(daemon.controller.rounds());
         // A worker ends only when it is told to, or when it panics; the panic's message is on stderr.
         if let Some(dead) = handles.iter().find(|handle| handle.is_finished() && !stop.load(Ordering::Relaxed)) {
             tracing::error!(lcore = ?dead.lcore(), "a worker has died; ending, to be started anew");
             stop.store(true, Ordering::Relaxed);
         }
     }
+    watchdog.supervisor.stopping();
     tracing::info!("nf-core stops");
     let ended = handles.into_iter().map(LcoreHandle::join).collect::<Vec<_>>();
     daemon.controller.finish(clock.now());

@@ -8,6 +8,7 @@ mod log;
 mod reassembly;
 mod replay;
 mod telemetry;
+mod watchdog;
 mod worker;
 
 pub use daemon::run;

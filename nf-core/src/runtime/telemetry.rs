@@ -24,9 +24,9 @@ type Answer = fn(&mut Client, &str) -> Result<Value, ClientError>;
 /// Registers all commands. They work for as long as the control socket is served.
 pub(super) fn register_all(eal: Eal, socket: &Path) -> Result<(), Error> {
     let commands: [(&str, &str, Answer); 3] = [
-        ("/nf-core/stats", "Packets received, sent, consumed and dropped, since the start. No parameters", stats),
-        ("/nf-core/drops", "Packets dropped since the start, by drop reason. No parameters", drops),
-        ("/nf-core/sas", "SPIs of the SAs; with an SPI as parameter, that SA", sas),
+        ("/nf_core/stats", "Packets received, sent, consumed and dropped, since the start. No parameters", stats),
+        ("/nf_core/drops", "Packets dropped since the start, by drop reason. No parameters", drops),
+        ("/nf_core/sas", "SPIs of the SAs; with an SPI as parameter, that SA", sas),
     ];
     for (command, help, answer) in commands {
         let socket: PathBuf = socket.to_owned();

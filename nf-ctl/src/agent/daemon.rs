@@ -15,6 +15,7 @@ use nf_core::config::{Config, ConfigError, Control};
 use nf_core::control::audit::Audit;
 use nf_core::control::proto::Response;
 use nf_core::control::server::{Call, Handler, Limits, Reply, Server, ServerError};
+use nf_core::systemd::Supervisor;
 
 use tracing_subscriber::EnvFilter;
 
@@ -155,11 +156,14 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     };
     tracing::info!(peers = config.peers.len(), socket = %config.agent.socket.display(), "the agent runs");
 
+    let supervisor = Supervisor::from_env();
+    supervisor.ready(&format!("{} peers", config.peers.len()));
     let inputs = Inputs { datagrams, core, daemon_news, calls: server.calls().clone() };
     agent.coordinator.timeout(now);
     while !stop.load(Ordering::Relaxed) {
         agent.turn(&inputs);
     }
+    supervisor.stopping();
     if config.agent.delete_on_exit {
         agent.say_goodbye(&inputs);
     }
