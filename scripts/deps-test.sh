@@ -15,7 +15,7 @@ packages="dpdk lua5.4"
 # What metrics are checked with.
 packages="$packages python3-prometheus-client"
 # Peers and eyes for the tests in network namespaces.
-packages="$packages iproute2 iputils-ping tcpdump strongswan-charon strongswan-swanctl strongswan-pki
+packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"
 # charon's plugin.
 packages="$packages libjson-c-dev make bzip2"

@@ -17,7 +17,7 @@ if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
 fi
 ip netns del "$probe"
 
-tests="--test virtual_ports --test strongswan --test ikev2_charon --test vici --test xfrm --test udp --test agent"
+tests="--test virtual_ports --test host --test strongswan --test ikev2_charon --test vici --test xfrm --test udp --test agent"
 if scripts/charon-plugin.sh; then
 	tests="$tests --test charon_plugin"
 else

@@ -67,6 +67,7 @@ mod prefetch;
 mod queue;
 mod reassembly;
 mod ring;
+mod shared;
 mod sys;
 pub mod telemetry;
 
@@ -85,3 +86,4 @@ pub use prefetch::prefetch_read;
 pub use queue::{RxQueue, TxQueue};
 pub use reassembly::{DeathReason, FragTable, Outcome, Rejection};
 pub use ring::{MbufRing, RingConsumer, RingProducer};
+pub use shared::map_words;

@@ -69,6 +69,8 @@ pub struct PortInfo {
     pub socket: SocketId,
     /// Its address.
     pub mac: MacAddr,
+    /// The number of the kernel's interface that it is made of (net_tap, net_af_packet), if the driver tells.
+    pub interface: Option<u32>,
     /// The most receive queues it can have.
     pub max_rx_queues: u16,
     /// The most transmit queues it can have.
@@ -302,6 +304,7 @@ impl Port {
             // SAFETY: the port is valid, or the call above had failed.
             socket: SocketId::from_raw(unsafe { sys::rte_eth_dev_socket_id(id) }),
             mac: self.mac()?,
+            interface: Some(raw.if_index).filter(|index| *index != 0),
             max_rx_queues: raw.max_rx_queues,
             max_tx_queues: raw.max_tx_queues,
             min_mtu: raw.min_mtu,

@@ -21,7 +21,7 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
             Some(PortRole::Unprotected) => from_unprotected(core, &mut local, batch, lane),
             Some(PortRole::Protected) => from_protected(core, &mut local, batch, lane),
             // The host's stack sends: out to the network with it.
-            Some(PortRole::Exception) | None => match core.net.first(PortRole::Unprotected) {
+            Some(PortRole::Exception) | None => match core.net.from_host(batch.packet(lane).port()) {
                 Some(port) => batch.transmit(lane, port),
                 None => batch.drop(lane, DropReason::NoRoute),
             },
@@ -114,7 +114,7 @@ fn is_forwardable(dst: IpAddr) -> bool {
 
 /// To the host's stack, or dropped for `reason` where there is no way to it.
 fn except(core: &CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, reason: DropReason) {
-    match core.net.host() {
+    match core.net.host(batch.packet(lane).port()) {
         Some(port) => batch.transmit(lane, port),
         None => batch.drop(lane, reason),
     }

@@ -20,6 +20,7 @@ use crate::lanes::Lanes;
 use crate::net::Net;
 use crate::notify::CoreLimiter;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
+use crate::route::Resolver;
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::larval::{Reservation, Settled};
 use crate::sa::table::{Installed, SaTable};
@@ -110,6 +111,8 @@ pub struct CoreCx<'c> {
     pub events: &'c mut EventSender,
     /// Decides which unknown SPIs are worth an event.
     pub limiter: &'c mut CoreLimiter,
+    /// Decides which next hops are worth a question.
+    pub resolver: &'c mut Resolver,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
 }
@@ -132,6 +135,7 @@ pub struct Core {
     net: Arc<Net>,
     events: EventSender,
     limiter: CoreLimiter,
+    resolver: Resolver,
     link: Arc<Link>,
     /// The reservations that the last commands ended.
     settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
@@ -156,6 +160,7 @@ impl Core {
             net,
             events,
             limiter: CoreLimiter::default(),
+            resolver: Resolver::default(),
             link,
             settled: ArrayVec::new(),
         }
@@ -266,6 +271,7 @@ impl Core {
             counters: &link.counters,
             events: &mut self.events,
             limiter: &mut self.limiter,
+            resolver: &mut self.resolver,
             watch: Stopwatch::start(&link.stages),
         };
 

@@ -36,6 +36,13 @@ pub enum Event {
         /// When.
         at: Nanos,
     },
+    /// The Ethernet address of a next hop isn't known.
+    Unresolved {
+        /// The port on whose link it is.
+        port: PortIndex,
+        /// Its address.
+        address: IpAddr,
+    },
     /// Traffic has reached a limit of an SA.
     LimitReached {
         /// The SA.

@@ -10,6 +10,7 @@ use crate::batch::Batch;
 use crate::config::PortRole;
 use crate::core::CoreCx;
 use crate::drop::DropReason;
+use crate::event::Event;
 use crate::lanes::Lanes;
 use crate::net::{Net, Origin};
 use crate::packet::Packet;
@@ -35,8 +36,24 @@ pub fn transmit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     for lane in lanes {
         match may_leave(core.net, batch.packet(lane)) {
             Ok(port) => batch.transmit(lane, port),
-            Err(why) => batch.drop(lane, why),
+            Err(why) => {
+                if why == DropReason::NoNeighbour {
+                    resolve(core, batch.packet(lane));
+                }
+                batch.drop(lane, why);
+            }
         }
+    }
+}
+
+/// Asks for a packet's next hop to be resolved.
+#[cold]
+fn resolve(core: &mut CoreCx<'_>, packet: &Packet<'_>) {
+    let dst = packet.data().get(ethernet::HEADER_LEN..).and_then(destination);
+    if let Some((port, address)) = dst.and_then(|(_, dst)| core.net.next_hop(dst))
+        && core.resolver.offer(core.now, port, address)
+    {
+        core.tell(Event::Unresolved { port, address });
     }
 }
 
@@ -76,21 +93,24 @@ struct Asked {
     origin: Origin,
     /// Whether the packet is for this host, whatever its destination.
     for_host: bool,
+    /// The port that it was received on.
+    received: PortIndex,
 }
 
 impl Router<'_> {
     #[inline]
     fn forward(&mut self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        let received = packet.port();
         let (version, asked) = match packet.decapsulated() {
             Some(decapsulated) => {
                 let dst = decapsulated.inner.dst(packet.data()).ok_or(DropReason::InnerMalformed)?;
                 let (origin, for_host) = (Origin::Decapsulated, decapsulated.for_host);
-                (decapsulated.inner.version, Asked { dst, origin, for_host })
+                (decapsulated.inner.version, Asked { dst, origin, for_host, received })
             }
             None => {
                 let inner = packet.begin_transit()?;
                 let dst = inner.dst(packet.data()).ok_or(DropReason::InnerMalformed)?;
-                (inner.version, Asked { dst, origin: Origin::Protected, for_host: false })
+                (inner.version, Asked { dst, origin: Origin::Protected, for_host: false, received })
             }
         };
         let hop = match self.last {
@@ -102,8 +122,7 @@ impl Router<'_> {
             }
         };
         // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
-        let forwarded = !asked.for_host && Some(hop.port) != self.net.host();
-        if forwarded {
+        if hop.link != LinkAddress::Host && !asked.for_host {
             let may_pass = match version {
                 IpVersion::V4 => ipv4::decrement_ttl(packet.data_mut()),
                 IpVersion::V6 => ipv6::decrement_hop_limit(packet.data_mut()),
@@ -118,8 +137,8 @@ impl Router<'_> {
 
 /// What is for this host goes to its stack where there is a port to it; all else follows the routes.
 fn route(net: &Net, asked: Asked) -> Option<Hop> {
-    match net.host() {
-        Some(port) if asked.for_host || net.is_host(asked.dst) => Some(Hop { port, link: LinkAddress::AsReceived }),
+    match net.host(asked.received) {
+        Some(port) if asked.for_host || net.is_host(asked.dst) => Some(Hop { port, link: LinkAddress::Host }),
         _ => net.route(asked.dst, asked.origin),
     }
 }
@@ -131,7 +150,7 @@ fn address(net: &Net, packet: &mut Packet<'_>, version: IpVersion, hop: Hop) -> 
     let mac = net.port(hop.port).ok_or(DropReason::NoRoute)?.mac;
     let (dst, src) = match hop.link {
         LinkAddress::Mac(dst) => (dst, mac),
-        LinkAddress::AsReceived => packet.received_macs(),
+        LinkAddress::AsReceived | LinkAddress::Host => packet.received_macs(),
         LinkAddress::Unresolved => (MacAddr::default(), mac),
     };
     packet.set_hop(hop);
@@ -151,7 +170,7 @@ fn may_leave(net: &Net, packet: &Packet<'_>) -> Result<PortIndex, DropReason> {
     if hop.link == LinkAddress::Unresolved {
         return Err(DropReason::NoNeighbour);
     }
-    if packet.data().len() > usize::from(port.mtu) + ethernet::HEADER_LEN && port.role != PortRole::Exception {
+    if packet.data().len() > usize::from(port.mtu) + ethernet::HEADER_LEN && hop.link != LinkAddress::Host {
         return Err(DropReason::MtuExceeded);
     }
     Ok(hop.port)

@@ -41,6 +41,7 @@ pub mod route;
 pub mod runtime;
 pub mod sa;
 pub mod stage;
+pub mod state;
 pub mod systemd;
 pub mod types;
 pub mod wire;

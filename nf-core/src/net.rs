@@ -1,5 +1,6 @@
 //! The ports, addresses, routes and neighbours that a core needs to know of.
 
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,12 +22,14 @@ pub struct NetPort {
     pub next_hop: Option<MacAddr>,
     /// The longest IP packet that may leave on it, in octets.
     pub mtu: u16,
+    /// Of an exception port: the port that the host's interface behind it stands for.
+    pub stands_for: Option<PortIndex>,
 }
 
 impl NetPort {
     /// A port without a limit to the length of packets.
     pub fn new(role: PortRole, mac: MacAddr, next_hop: Option<MacAddr>) -> NetPort {
-        NetPort { role, mac, next_hop, mtu: u16::MAX }
+        NetPort { role, mac, next_hop, mtu: u16::MAX, stands_for: None }
     }
 }
 
@@ -43,10 +46,13 @@ pub enum Origin {
 #[derive(Clone, Debug)]
 pub struct Net {
     ports: Vec<NetPort>,
+    /// By port: where its frames go that are the host's.
+    hosts: Vec<Option<PortIndex>>,
     local: LocalAddresses,
     routes: Arc<Routes>,
     neighbours: Arc<Neighbours>,
-    host: Option<PortIndex>,
+    /// What else is the host's.
+    addresses: Arc<HashSet<IpAddr, RandomState>>,
     /// Where decapsulated packets go that no route is for.
     inwards: Option<Hop>,
     /// Where packets of the protected network go that no route is for.
@@ -56,22 +62,36 @@ pub struct Net {
 impl Net {
     /// The ports, in the order of their [`PortIndex`], and the addresses that are ours.
     pub fn new(ports: Vec<NetPort>, local: LocalAddresses) -> Net {
+        let index = |port: usize| PortIndex(port as u8);
+        let exception = |fits: &dyn Fn(Option<PortIndex>) -> bool| {
+            ports.iter().position(|port| port.role == PortRole::Exception && fits(port.stands_for)).map(index)
+        };
+        let host_of = |port: usize| {
+            exception(&|stands_for| stands_for == Some(index(port)))
+                .or_else(|| exception(&|stands_for| stands_for.is_none()))
+        };
+        let hosts = (0..ports.len()).map(host_of).collect();
         let net = Net {
+            hosts,
             ports,
             local,
             routes: Arc::default(),
             neighbours: Arc::default(),
-            host: None,
+            addresses: Arc::default(),
             inwards: None,
             outwards: None,
         };
-        let host = net.first(PortRole::Exception);
-        Net { host, ..net }.with_routes(Arc::default(), Arc::default())
+        net.with_routes(Arc::default(), Arc::default())
     }
 
     /// The same with other addresses.
     pub fn with_local(&self, local: LocalAddresses) -> Net {
         Net { local, ..self.clone() }
+    }
+
+    /// The same with other addresses of the host, at which ESP isn't terminated by that.
+    pub fn with_host_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Net {
+        Net { addresses: Arc::new(addresses.into_iter().collect()), ..self.clone() }
     }
 
     /// The same with other routes and neighbours.
@@ -108,10 +128,16 @@ impl Net {
         self.ports.iter().position(|port| port.role == role).map(|index| PortIndex(index as u8))
     }
 
-    /// The port to the host's own stack.
+    /// The port to the host's own stack for what was received on a port.
     #[inline]
-    pub fn host(&self) -> Option<PortIndex> {
-        self.host
+    pub fn host(&self, received: PortIndex) -> Option<PortIndex> {
+        self.hosts.get(received.index()).copied().flatten()
+    }
+
+    /// The port on which leaves what the host sends on an exception port.
+    #[inline]
+    pub fn from_host(&self, exception: PortIndex) -> Option<PortIndex> {
+        self.port(exception)?.stands_for.or_else(|| self.first(PortRole::Unprotected))
     }
 
     /// Whether an address is ours, for ESP that is sent there. Without any `[[local]]` every address is.
@@ -126,9 +152,18 @@ impl Net {
     /// Whether an address is known to be this host's, so that packets to it aren't forwarded.
     #[inline]
     pub fn is_host(&self, address: IpAddr) -> bool {
-        match &self.local {
+        let is_local = match &self.local {
             LocalAddresses::Any => false,
             LocalAddresses::These(addresses) => addresses.contains(&address),
+        };
+        is_local || self.addresses.contains(&address)
+    }
+
+    /// The address of a next hop on a port's link: what a packet to an address is sent to.
+    pub fn next_hop(&self, dst: IpAddr) -> Option<(PortIndex, IpAddr)> {
+        match self.routes.look_up(dst)? {
+            Target::Port { port, via } => Some((port, via.unwrap_or(dst))),
+            Target::Nowhere => None,
         }
     }
 
@@ -180,7 +215,7 @@ pub enum LocalAddresses {
     /// Every address: nothing is configured, so what reaches the ports is taken to be for us.
     Any,
     /// These.
-    These(HashSet<IpAddr, std::hash::RandomState>),
+    These(HashSet<IpAddr, RandomState>),
 }
 
 impl LocalAddresses {

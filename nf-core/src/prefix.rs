@@ -15,6 +15,12 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// The network of that length in which an address lies; none where an address has fewer bits.
+    pub fn new(address: IpAddr, len: u8) -> Option<Prefix> {
+        let address = from_bits(address, bits(address) & mask(address, len));
+        (len <= width(address)).then_some(Prefix { address, len })
+    }
+
     /// Whether an address lies in the network. One of the other IP version never does.
     #[inline]
     pub fn contains(self, address: IpAddr) -> bool {

@@ -42,7 +42,7 @@ impl FromStr for Spi {
 
 /// A packet's sequence number in full: the 32 bits of the wire, with the high half of the ESN above them
 /// (RFC 4303 2.2.1). The high half is 0 without ESN.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SeqNo(pub u64);
 
 impl SeqNo {

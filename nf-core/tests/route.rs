@@ -6,7 +6,10 @@ mod common;
 use common::{Nf, Peer};
 use nf_core::config::PortRole::{Exception, Protected, Unprotected};
 use nf_core::drop::DropReason;
-use nf_core::types::PortIndex;
+use nf_core::net::NetPort;
+use nf_core::route::{HostAddress, HostTables, Neighbour, Route, Target};
+use nf_core::types::{Nanos, PortIndex};
+use nf_core::wire::ethernet::MacAddr;
 use nf_core::wire::{checksum, ipv4};
 
 const WAN: PortIndex = PortIndex(0);
@@ -32,6 +35,17 @@ fn route(dst: &str, via: Option<&str>, port: &str) -> String {
 
 fn neighbour(address: &str, last: u8, port: &str) -> String {
     format!("[[neighbour]]\naddress = \"{address}\"\nmac = \"02:00:00:00:00:{last:02x}\"\nport = \"net-{port}\"\n")
+}
+
+/// With the host's stack behind both ports.
+const WAN_HOST: PortIndex = PortIndex(2);
+const LAN_HOST: PortIndex = PortIndex(3);
+
+fn nf_with_taps(more: &[String]) -> Nf {
+    let port = |role, stands_for| NetPort { stands_for, ..NetPort::new(role, MacAddr::default(), None) };
+    let ports =
+        [port(Unprotected, None), port(Protected, None), port(Exception, Some(WAN)), port(Exception, Some(LAN))];
+    Nf::with_net_ports(&[PORTS, &more.concat()].concat(), ports.to_vec())
 }
 
 fn nf(more: &[String], peer: &Peer) -> Nf {
@@ -197,4 +211,58 @@ fn a_router_forwards_what_is_sent_to_it_alone() {
     for dst in ["224.0.0.5", "255.255.255.255", "169.254.1.1", "10.10.1.2", "127.0.0.1", "0.0.0.0"] {
         assert_eq!(nf.receive_on(LAN, 0, &[&frame(&udp("172.17.0.9", dst, 64, 8))])[0].0, HOST, "{dst}");
     }
+}
+
+#[test]
+fn each_port_has_a_way_to_the_host_and_back() {
+    let mut nf = nf_with_taps(&[]);
+    let arp = [&[0xFF; 12][..], &[0x08, 0x06], &[0; 46]].concat();
+    for (port, host) in [(WAN, WAN_HOST), (LAN, LAN_HOST)] {
+        // Unchanged, whatever it is: the host's frames aren't routed.
+        for frame in [arp.clone(), frame(&udp("203.0.113.1", "10.10.1.2", 1, 8))] {
+            assert_eq!(nf.receive_on(port, 0, &[&frame]), [(host, frame.clone())]);
+            assert_eq!(nf.receive_on(host, 0, &[&frame]), [(port, frame)]);
+        }
+    }
+    assert!(nf.counters().is_conserved());
+}
+
+#[test]
+fn the_hosts_tables_are_the_cores() {
+    let mut peer = Peer::new(0x1000);
+    let mut nf = nf_with_taps(&[route("172.16.0.0/16", Some("10.9.0.9"), "protected")]);
+    let params = peer.params();
+    nf.control(|controller| controller.add_sa(params)).unwrap();
+    let via = |via: &str| Target::Port { port: LAN, via: Some(via.parse().unwrap()) };
+    let neighbour = |address: &str, last| Neighbour {
+        address: address.parse().unwrap(),
+        mac: MacAddr([2, 0, 0, 0, 0, last]),
+        port: LAN,
+    };
+    let mut tables = HostTables {
+        routes: vec![
+            Route { dst: "172.16.0.0/24".parse().unwrap(), target: via("10.9.0.1") },
+            // The configuration has another way for this one.
+            Route { dst: "172.16.0.0/16".parse().unwrap(), target: Target::Nowhere },
+        ],
+        neighbours: vec![neighbour("10.9.0.9", 9)],
+        addresses: vec![HostAddress { address: "10.9.0.254".parse().unwrap(), port: Some(LAN) }],
+    };
+    nf.controller.set_host_tables(tables.clone());
+    assert_eq!(nf.receive_on(WAN, 0, &[&peer.next(), &peer.next()]), []);
+    assert_eq!(drops(&nf, DropReason::NoNeighbour), 2);
+    nf.tick(Nanos(10));
+    let asked = (LAN, "10.9.0.1".parse().unwrap());
+    assert_eq!(nf.controller.take_unresolved(), [asked], "once, as both go the same way");
+
+    tables.neighbours.push(neighbour("10.9.0.1", 1));
+    nf.controller.set_host_tables(tables.clone());
+    assert_eq!(nf.receive_on(WAN, 0, &[&peer.next()])[0].1[..6], [2, 0, 0, 0, 0, 1]);
+    // An address of the host is its own, from wherever it is reached.
+    let to_host = frame(&udp("172.16.0.9", "10.9.0.254", 64, 8));
+    assert_eq!(nf.receive_on(LAN, 0, &[&to_host])[0].0, LAN_HOST);
+
+    tables.routes.remove(0);
+    nf.controller.set_host_tables(tables);
+    assert_eq!(nf.receive_on(WAN, 0, &[&peer.next()])[0].1[..6], [2, 0, 0, 0, 0, 9], "by the configuration's route");
 }

@@ -61,6 +61,58 @@ fn sas_come_and_go_under_traffic() {
     assert_eq!(left, ["log", "nf.toml", "sa.json", "unused.pcap"], "nothing of the daemon's stays behind");
 }
 
+/// The first so many packets of a capture, as a capture.
+fn beginning(capture: &Path, packets: usize, of: &Path) {
+    let octets = fs::read(capture).unwrap();
+    let end = (0..packets).fold(24, |at, _| {
+        let length: [u8; 4] = octets[at + 8..at + 12].try_into().unwrap();
+        at + 16 + u32::from_le_bytes(length) as usize
+    });
+    fs::write(of, &octets[..end]).unwrap();
+}
+
+/// The SAs of `nf-ctl sa add` and their replay windows outlive SIGKILL, and nothing outlives SIGTERM.
+#[test]
+fn a_kill_costs_no_sa_and_lets_no_replay_in() {
+    let memory = tempfile::Builder::new().prefix("nf-state-").tempdir_in("/dev/shm").unwrap();
+    let here = memory.path().display();
+    let state = format!("[state]\nfile = \"{here}/run/state\"\nkey = \"{here}/key\"\n");
+    let capture = memory.path().join("capture.pcap");
+    beginning(&fixture("v4-tunnel-gcm128.pcap"), 5, &capture);
+    let mut daemon = Daemon::start(&looping(&capture, &state));
+    let (file, spi) = sa_file(daemon.dir.path(), "v4-tunnel-gcm128");
+    let mut sa: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    sa["replay_window"] = 64.into();
+    fs::write(&file, sa.to_string()).unwrap();
+    daemon.ok(&["sa", "add", "--file", file.to_str().unwrap()]);
+    let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+    daemon.wait("replays", |daemon| daemon.dropped(19) > 1000);
+    assert_eq!(sent(&daemon), 5);
+
+    daemon.kill();
+    beginning(&fixture("v4-tunnel-gcm128.pcap"), 12, &capture);
+    let killed = std::time::Instant::now();
+    daemon.restart_by(&mut Command::new(nf_core()));
+    daemon.wait("new packets", |daemon| sent(daemon) > 0);
+    eprintln!("from SIGKILL to the first packet, with nf-ctl looking: {} ms", killed.elapsed().as_millis());
+    daemon.wait("replays", |daemon| daemon.dropped(19) > 1000);
+    assert_eq!((sent(&daemon), daemon.dropped(4)), (7, 0), "the seven that are new");
+    assert!(daemon.log().contains("its SAs are restored"), "{}", daemon.log());
+
+    // Damage is told, and costs the SAs alone.
+    daemon.kill();
+    let file = memory.path().join("run/state");
+    let octets = fs::read(&file).unwrap();
+    fs::write(&file, &octets[..octets.len() - 1]).unwrap();
+    daemon.restart_by(&mut Command::new(nf_core()));
+    assert!(daemon.log().contains("is refused: it is cut short; beginning without its SAs"), "{}", daemon.log());
+    assert_eq!(daemon.ctl(&["sa", "show", &spi.to_string()]).status.code(), Some(1));
+
+    assert!(daemon.stop().0.success());
+    assert_eq!(fs::read_dir(memory.path().join("run")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(memory.path().join("key")).unwrap().count(), 0);
+}
+
 #[test]
 fn drop_tables_are_shown_filtered_and_cleared() {
     let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY));

@@ -35,6 +35,7 @@ impl Config {
             plugins: _,
             events,
             snapshot,
+            state,
         } = self;
         let names = |checks: &[(&'static str, bool)]| {
             checks.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect::<Vec<_>>()
@@ -65,6 +66,7 @@ impl Config {
             ("[reassembly] timeout_ms", *timeout_ms == new.reassembly.timeout_ms),
             ("[[event]]", *events == new.events),
             ("[snapshot]", *snapshot == new.snapshot),
+            ("[state]", *state == new.state),
         ]);
         fixed.extend(ports_differ(ports, &new.ports));
         let agents = names(&[
@@ -82,11 +84,12 @@ fn ports_differ(old: &[Port], new: &[Port]) -> Vec<&'static str> {
         return vec!["[[port]]"];
     }
     let differ = |field: Same| old.iter().zip(new).any(|(old, new)| !field(old, new));
-    let checks: [(&'static str, Same); 5] = [
+    let checks: [(&'static str, Same); 6] = [
         ("[[port]] name", |old, new| old.name == new.name),
         ("[[port]] role", |old, new| old.role == new.role),
         ("[[port]] next_hop_mac", |old, new| old.next_hop_mac == new.next_hop_mac),
         ("[[port]] rx_queues", |old, new| old.rx_queues == new.rx_queues),
+        ("[[port]] for", |old, new| old.stands_for == new.stands_for),
         ("[[port]] mtu", |old, new| old.mtu == new.mtu),
     ];
     checks.into_iter().filter(|(_, same)| differ(*same)).map(|(name, _)| name).collect()

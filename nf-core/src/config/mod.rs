@@ -26,6 +26,7 @@ use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaParams, names};
+use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub events: Vec<Hook>,
     /// `[snapshot]`
     pub snapshot: SnapshotConfig,
+    /// `[state]`; without it nothing outlives the process.
+    pub state: Option<StateConfig>,
 }
 
 /// DPDK's environment and the worker cores.
@@ -306,6 +309,8 @@ pub struct Port {
     pub name: String,
     /// What it is for.
     pub role: PortRole,
+    /// Of an exception port: the name of the port for which the host's interface behind it stands.
+    pub stands_for: Option<String>,
     /// Destination of the frames that leave on it; without one they keep the addresses that they came with.
     pub next_hop_mac: Option<MacAddr>,
     /// Receive queues; without it one for each core, as far as the port can.
@@ -654,6 +659,27 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
             refusal(&format!("{sa}{sa}")),
             "nf.toml:11: [[sa]] #2 spi: 0xB761863E(3076621886) from 10.1.1.1 to 10.10.1.2 is taken by [[sa]] #1 in line 2; each needs its own"
         );
+    }
+
+    #[test]
+    fn an_exception_port_may_stand_for_another() {
+        let taps = |first: &str, second: &str| {
+            format!("{SAMPLE}\n[[port]]\nname = \"net_tap0\"\n{first}\n[[port]]\nname = \"net_tap1\"\n{second}\n")
+        };
+        let exception = |of: &str| format!("role = \"exception\"\nfor = \"{of}\"");
+        let config = parse(&taps(&exception("net_pcap0"), &exception("net_null0"))).unwrap();
+        assert_eq!(config.ports[2].stands_for.as_deref(), Some("net_pcap0"));
+        let refused = |first: &str, second: &str| {
+            let refusal = refusal(&taps(first, second));
+            refusal.split_once("[[port]] ").unwrap().1.to_owned()
+        };
+        let (wan, lan) = (exception("net_pcap0"), exception("net_null0"));
+        assert_eq!(
+            refused("role = \"protected\"\nfor = \"net_pcap0\"", &lan),
+            "#3 for: only a port with role = \"exception\" stands for another"
+        );
+        assert_eq!(refused(&wan, &exception("net_tap0")), "#4 for: `net_tap0` isn't a [[port]] of another role");
+        assert_eq!(refused(&wan, &wan), "#4 for: `net_tap0` stands for `net_pcap0` already");
     }
 
     #[test]

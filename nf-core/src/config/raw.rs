@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::hooks::{self, RawHook, RawSnapshot};
 use super::lines::{Place, line_at, span_of};
 use super::peer::RawPeer;
-use super::{Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, Reassembly, Recovery};
+use super::{
+    Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole, Reassembly, Recovery,
+};
 use super::{Route, Sad};
 use crate::control::access::Access;
 use crate::holding::HoldLimits;
@@ -21,6 +23,7 @@ use crate::metrics::MetricsConfig;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaSpec, address};
+use crate::state::{KeyPlace, StateConfig};
 use crate::types::{Nanos, Spi};
 use crate::wire::ethernet::MacAddr;
 
@@ -45,6 +48,7 @@ struct RawConfig {
     plugin: Vec<RawPlugin>,
     event: Vec<RawHook>,
     snapshot: RawSnapshot,
+    state: Option<RawState>,
 }
 
 #[derive(Deserialize, Default)]
@@ -132,9 +136,18 @@ struct RawReassembly {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawState {
+    file: PathBuf,
+    key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawPort {
     name: String,
     role: String,
+    #[serde(rename = "for")]
+    stands_for: Option<String>,
     next_hop_mac: Option<String>,
     rx_queues: Option<i64>,
     mtu: Option<i64>,
@@ -320,10 +333,32 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Refuses exception ports that stand for what they can't.
+    fn stand_ins(&self, ports: &[Port]) -> Result<(), Refusal> {
+        for (number, port) in ports.iter().enumerate() {
+            let Some(of) = &port.stands_for else {
+                continue;
+            };
+            let earlier = ports.iter().take(number).find(|other| other.stands_for.as_ref() == Some(of));
+            let problem = if port.role != PortRole::Exception {
+                "only a port with role = \"exception\" stands for another".to_owned()
+            } else if !ports.iter().any(|other| other.name == *of && other.role != PortRole::Exception) {
+                format!("`{of}` isn't a [[port]] of another role")
+            } else if let Some(earlier) = earlier {
+                format!("`{}` stands for `{of}` already", earlier.name)
+            } else {
+                continue;
+            };
+            return Err(self.at("port", Some(number), FieldError::new("for", problem)));
+        }
+        Ok(())
+    }
+
     fn config(&self, raw: RawConfig) -> Result<Config, Refusal> {
         let eal = self.table("eal", eal(raw.eal))?;
         let syslog = raw.notify.syslog.is_some();
         let ports = self.tables("port", raw.port, port)?;
+        self.stand_ins(&ports)?;
         let config = Config {
             control: self.table("control", control(raw.control))?,
             metrics: self.table("metrics", metrics(raw.metrics))?,
@@ -343,6 +378,7 @@ impl Checker<'_> {
             plugins: self.tables("plugin", raw.plugin, plugin)?,
             events: self.tables("event", raw.event, |raw| hooks::hook(raw, syslog))?,
             snapshot: self.table("snapshot", hooks::snapshot(raw.snapshot))?,
+            state: raw.state.map(|raw| self.table("state", state(raw))).transpose()?,
         };
         let quoted = |name: &str| format!("`{name}`");
         self.distinct(("port", "name"), &config.ports, |port| port.name.clone(), |port| quoted(&port.name))?;
@@ -519,11 +555,16 @@ fn reassembly(raw: RawReassembly) -> Result<Reassembly, FieldError> {
     })
 }
 
+fn state(raw: RawState) -> Result<StateConfig, FieldError> {
+    Ok(StateConfig { file: raw.file, key: raw.key.map_or(Ok(KeyPlace::default()), |key| key.parse())? })
+}
+
 fn port(raw: RawPort) -> Result<Port, FieldError> {
     let mac = |text: String| text.parse::<MacAddr>().map_err(|error| FieldError::new("next_hop_mac", error));
     Ok(Port {
         name: raw.name,
         role: raw.role.parse()?,
+        stands_for: raw.stands_for,
         next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,

@@ -9,6 +9,7 @@ mod lifetimes;
 mod reload;
 mod reservations;
 mod routes;
+mod state;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,12 +33,14 @@ use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, Pl
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::spec::SaParams;
 use crate::stage::RuntimeReport;
+use crate::state::Kept;
 use crate::types::{CoreId, Nanos, Spi};
 
 use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
 use lifetimes::{Lifetimes, Reported};
 use reservations::MAX_RESERVATION_S;
+use routes::Routing;
 
 pub use reload::Reloaded;
 pub use reservations::StoredReservation;
@@ -155,8 +158,12 @@ pub struct StoredSa {
     pub installed: Nanos,
     /// Where its newest authentic packet came from; before the first one, where it must come from.
     pub source: Endpoint,
+    /// How old it was, in nanoseconds, when this process took it over from a predecessor.
+    age_before: u64,
     /// What has been reported of it.
     reported: Reported,
+    /// Where its progress is kept for a successor.
+    kept: Option<Kept>,
 }
 
 impl StoredSa {
@@ -237,6 +244,7 @@ pub struct Controller {
     capacity: usize,
     next_sa_id: u32,
     net: Arc<Net>,
+    routing: Routing,
     local: Vec<IpAddr>,
     port_names: Vec<String>,
     registry: Registry,
@@ -247,6 +255,7 @@ pub struct Controller {
     subscribers: Subscribers,
     hooks: Arc<Hooks>,
     baseline: Snapshot,
+    state: state::State,
     now: Nanos,
 }
 
@@ -268,9 +277,8 @@ impl Controller {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
         let destinations = config.sas.iter().map(|sa| sa.dst);
-        let net = Net::new(ports, LocalAddresses::new(&local, destinations));
-        let (routes, neighbours) = routes::of_config(config, &port_names);
-        let net = Arc::new(net.with_routes(Arc::new(routes), Arc::new(neighbours)));
+        let routing = Routing::new(config, &port_names);
+        let net = Arc::new(routing.apply_to(&Net::new(ports, LocalAddresses::new(&local, destinations))));
         let mut workers = Vec::with_capacity(cores);
         let mut links = Vec::with_capacity(cores);
         for id in 0..cores {
@@ -292,6 +300,7 @@ impl Controller {
             capacity: config.sad.capacity,
             next_sa_id: 1,
             net,
+            routing,
             local,
             port_names,
             registry,
@@ -302,6 +311,7 @@ impl Controller {
             subscribers: Subscribers::default(),
             hooks: Hooks::new(config.events.clone()),
             baseline: Snapshot::default(),
+            state: state::State::default(),
             now: Nanos::default(),
         };
         let mut changes = Vec::new();
@@ -331,7 +341,9 @@ impl Controller {
     /// Adds an SA; it decapsulates on every core when this returns.
     pub fn add_sa(&mut self, params: SaParams) -> Result<(), ControlError> {
         let change = self.register_sa(params)?;
-        self.apply(change)
+        let applied = self.apply(change);
+        self.keep_state();
+        applied
     }
 
     fn register_sa(&mut self, params: SaParams) -> Result<Change, ControlError> {
@@ -343,10 +355,9 @@ impl Controller {
         if !reserved && !self.deleted.contains_key(&order(&key)) {
             self.make_room()?;
         }
-        let sa = Arc::new(Sa::new(&params, self.next_sa_id, &*self.engine, self.cores.len())?);
-        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        let made = self.make_sa(params)?;
         let mut change = self.own(key.dst);
-        self.store_sa(params, &sa);
+        let sa = self.store_sa(made);
         change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
         Ok(change)
     }
@@ -387,14 +398,16 @@ impl Controller {
     pub fn delete_sa(&mut self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<SaKey, ControlError> {
         let key = self.find_sa(spi, dst, src)?.sa.key;
         self.remove_sa(&key);
-        self.apply(vec![Box::new(move |_| Command::DeleteSa(key))])?;
-        Ok(key)
+        let applied = self.apply(vec![Box::new(move |_| Command::DeleteSa(key))]);
+        self.keep_state();
+        applied.map(|()| key)
     }
 
     /// Takes an SA off the list, and remembers it as deleted.
     fn remove_sa(&mut self, key: &SaKey) {
         if let Some(stored) = self.sas.remove(&order(key)) {
             self.lifetimes.unwatch(&stored);
+            self.state.give_up(stored.kept, &stored.params);
             self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
         }
     }
@@ -567,11 +580,13 @@ impl Controller {
         for stored in self.instances.values_mut() {
             stored.control.poll(now);
         }
+        self.tell_routes();
         self.sweep_sas();
         self.expire_by_time();
         self.delete_expired();
         self.forget_deleted();
         self.expire_reservations();
+        self.keep_state();
     }
 
     /// Does what is due at the end: takes what is left and reports what was left out.

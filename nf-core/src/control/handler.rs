@@ -197,7 +197,7 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 }
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
-    let StoredSa { sa, params, installed, source, .. } = stored;
+    let StoredSa { sa, params, source, .. } = stored;
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
@@ -213,7 +213,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },
         state: if sa.phase().get().is_some() { "dying" } else { "mature" }.to_owned(),
         lifetime: params.lifetime,
-        age_s: now.since(*installed) / Nanos::SECOND,
+        age_s: stored.age(now) / Nanos::SECOND,
         highest_seq: sa.window.highest().map(|seq| seq.0),
         totals: sa.totals(),
     }

@@ -319,6 +319,7 @@ fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
         counters.packets.add(packets);
         counters.octets.add(octets);
         if let Some(newest) = newest {
+            sa.raise_mark(newest.seq);
             tell(core, batch, newest);
         }
     }

@@ -4,9 +4,11 @@
 //! only reads them. So a look-up needs no lock, and a change is seen between two bursts or not at all.
 
 mod neighbours;
+mod resolve;
 mod table;
 
 pub use neighbours::{Neighbour, Neighbours};
+pub use resolve::Resolver;
 pub use table::Routes;
 
 use std::net::IpAddr;
@@ -54,6 +56,28 @@ pub enum LinkAddress {
     Mac(MacAddr),
     /// Those of the frame in which the packet was received: for ports without a next hop, such as captures.
     AsReceived,
+    /// The host's own stack, which knows the frame's addresses: those in which the packet was received.
+    Host,
     /// There is no neighbour of that address yet.
     Unresolved,
+}
+
+/// What the host's stack knows of the network, as far as it is by ports of ours.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostTables {
+    /// Its routes.
+    pub routes: Vec<Route>,
+    /// Its neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// Its own addresses.
+    pub addresses: Vec<HostAddress>,
+}
+
+/// An address of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The port whose interface has it.
+    pub port: Option<PortIndex>,
 }

@@ -9,6 +9,7 @@ use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, So
 
 use super::clock::Clock;
 use super::holding::Holding;
+use super::host::{Host, Tap};
 use super::reassembly::Reassembler;
 use super::watchdog::Watchdog;
 use super::worker::{Output, Worker};
@@ -23,6 +24,7 @@ use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
 use crate::notify::Syslog;
 use crate::plugin::Registry;
+use crate::state::{Keeper, Opened};
 use crate::systemd::Supervisor;
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
@@ -44,6 +46,13 @@ struct OpenPort {
     tx: Vec<TxQueue>,
     next_hop: Option<MacAddr>,
     mtu: u16,
+    stands_for: Option<PortIndex>,
+}
+
+impl OpenPort {
+    fn mac(&self) -> MacAddr {
+        MacAddr(self.port.info().mac.0)
+    }
 }
 
 /// What signals ask for.
@@ -106,10 +115,12 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     // First of all: a second instance must not touch the ports.
     let Control { socket, access, audit_file } = config.control.clone();
     let server = ControlServer::bind_for(&socket, Limits::default(), access, audit_file)?;
+    let state = config.state.as_ref().map(|state| Keeper::open(state, config.sad.capacity, dpdk_rs::map_words));
+    let state = state.transpose()?;
 
     let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
     let file = ConfigFile { path: path.to_owned(), config };
-    let served = serve(eal, file, registry, &server, &Signals { stop, reload });
+    let served = serve(eal, file, registry, &server, state, &Signals { stop, reload });
     eal::shut_down(eal);
     served
 }
@@ -120,6 +131,7 @@ fn serve(
     file: ConfigFile,
     registry: Registry,
     server: &ControlServer,
+    state: Option<Opened>,
     signals: &Signals,
 ) -> Result<(), Error> {
     let config = &file.config;
@@ -131,12 +143,23 @@ fn serve(
     let mut ports =
         config.ports.iter().map(|port| open(eal, port, workers, &pool)).collect::<Result<Vec<_>, Error>>()?;
 
+    for (open, port) in ports.iter_mut().zip(&config.ports) {
+        open.stands_for = port.stands_for.as_ref().and_then(|name| index_of(config, name));
+    }
     let net_ports = ports.iter().map(|open| {
-        let mac = MacAddr(open.port.info().mac.0);
-        (open.port.name().to_owned(), NetPort { mtu: open.mtu, ..NetPort::new(open.role, mac, open.next_hop) })
+        let port = NetPort::new(open.role, open.mac(), open.next_hop);
+        (open.port.name().to_owned(), NetPort { mtu: open.mtu, stands_for: open.stands_for, ..port })
     });
-    let (mut controller, cores) =
+    let (mut controller, mut cores) =
         Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
+    if let Some(opened) = state {
+        controller.keep_state_with(opened, &mut cores)?;
+    }
+
+    let host = start_host(&ports)?;
+    if let Some(tables) = host.as_ref().and_then(Host::take_tables) {
+        controller.set_host_tables(tables);
+    }
 
     // All workers are made before the first is launched: one that can't be made leaves nothing running.
     let mut made = Vec::with_capacity(workers);
@@ -166,6 +189,7 @@ fn serve(
         eal.launch(lcore, move || work(worker, &stop, idle))
     };
     let handles = made.into_iter().map(launch).collect::<Result<Vec<_>, _>>()?;
+    let links = Links::new(&ports);
     let platform =
         Dpdk(ports.into_iter().zip(rx_queues).map(|(open, queues)| (open.role, queues, open.port)).collect());
     // Ended last, so that it sees what happens until then.
@@ -177,7 +201,83 @@ fn serve(
         dpdk = Eal::version(),
         "nf-core runs"
     );
-    control(Daemon { controller, platform, audit: server.audit(), file }, server, clock, signals, handles)
+    let daemon = Daemon { controller, platform, audit: server.audit(), file };
+    control(daemon, server, clock, signals, handles, Around { host, links })
+}
+
+/// The number of the port with a name.
+fn index_of(config: &Config, name: &str) -> Option<PortIndex> {
+    config.ports.iter().position(|port| port.name == name).map(|index| PortIndex(index as u8))
+}
+
+/// Sets the host's side of exception ports up, if any stands for a port.
+fn start_host(ports: &[OpenPort]) -> Result<Option<Host>, Error> {
+    let taps: Vec<Tap> = ports
+        .iter()
+        .filter_map(|open| {
+            let of = open.stands_for?;
+            let stood_for = ports.get(of.index())?;
+            let (name, interface) = (open.port.name().to_owned(), open.port.info().interface);
+            Some(Tap { name, interface, of, mac: stood_for.mac(), mtu: stood_for.mtu })
+        })
+        .collect();
+    if taps.is_empty() { Ok(None) } else { Host::start(&taps).map(Some) }
+}
+
+/// What of the machine the control thread looks after.
+struct Around {
+    host: Option<Host>,
+    links: Links,
+}
+
+impl Around {
+    /// Takes what the host knows, and gives it what the cores want to know.
+    fn mirror(&mut self, controller: &mut Controller) {
+        let unresolved = controller.take_unresolved();
+        let Some(host) = &self.host else {
+            return;
+        };
+        for (port, address) in unresolved {
+            host.resolve(port, address);
+        }
+        if let Some(tables) = host.take_tables() {
+            controller.set_host_tables(tables);
+        }
+    }
+
+    /// Looks at the ports' links.
+    fn watch_links(&mut self, platform: &Dpdk) {
+        for (index, (_, _, port)) in platform.0.iter().enumerate() {
+            let Ok(link) = port.link() else {
+                continue;
+            };
+            let index = PortIndex(index as u8);
+            if self.links.note(index, link.up) {
+                let speed = link.mbit_per_s.map_or_else(|| "unknown".to_owned(), |speed| format!("{speed} Mbit/s"));
+                match link.up {
+                    true => tracing::info!(port = port.name(), speed, "link up"),
+                    false => tracing::warn!(port = port.name(), "link down: check cable, switch port and peer"),
+                }
+            }
+            if let Some(host) = &mut self.host {
+                host.follow_link(index, link.up);
+            }
+        }
+    }
+}
+
+/// The state of each port's link, as it was seen last.
+struct Links(Vec<Option<bool>>);
+
+impl Links {
+    fn new(ports: &[OpenPort]) -> Links {
+        Links(vec![None; ports.len()])
+    }
+
+    /// Notes a state; whether it is news.
+    fn note(&mut self, port: PortIndex, up: bool) -> bool {
+        self.0.get_mut(port.index()).is_some_and(|link| link.replace(up) != Some(up))
+    }
 }
 
 /// Starts to run hooks, if there are any.
@@ -216,6 +316,7 @@ fn control(
     clock: Clock,
     Signals { stop, reload }: &Signals,
     handles: Vec<LcoreHandle<()>>,
+    mut around: Around,
 ) -> Result<(), Error> {
     let mut watchdog = Watchdog::new(Supervisor::from_env());
     let status = format!("{} workers, {} SAs", handles.len(), daemon.controller.sas().len());
@@ -229,12 +330,14 @@ fn control(
         if daemon.controller.has_events() {
             daemon.controller.take_events(clock.now());
         }
+        around.mirror(&mut daemon.controller);
         if Instant::now() < next_tick {
             continue;
         }
         next_tick = Instant::now() + TICK;
         daemon.controller.tick(clock.now());
         watchdog.tick(daemon.controller.rounds());
+        around.watch_links(&daemon.platform);
         // A worker ends only when it is told to, or when it panics; the panic's message is on stderr.
         if let Some(dead) = handles.iter().find(|handle| handle.is_finished() && !stop.load(Ordering::Relaxed)) {
             tracing::error!(lcore = ?dead.lcore(), "a worker has died; ending, to be started anew");
@@ -245,7 +348,10 @@ fn control(
     tracing::info!("nf-core stops");
     let ended = handles.into_iter().map(LcoreHandle::join).collect::<Vec<_>>();
     daemon.controller.finish(clock.now());
-    ended.into_iter().collect::<Result<(), _>>().map_err(Into::into)
+    ended.into_iter().collect::<Result<(), _>>()?;
+    // Only now: where a worker has died, a successor takes the SAs over.
+    daemon.controller.discard_state();
+    Ok(())
 }
 
 /// A worker core's loop.
@@ -294,5 +400,5 @@ fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Resu
         );
     }
     let mtu = port.mtu()?;
-    Ok(OpenPort { role: config.role, port, rx, tx, next_hop: config.next_hop_mac, mtu })
+    Ok(OpenPort { role: config.role, port, rx, tx, next_hop: config.next_hop_mac, mtu, stands_for: None })
 }

@@ -4,6 +4,7 @@ mod clock;
 mod daemon;
 mod eal;
 mod holding;
+mod host;
 mod log;
 mod reassembly;
 mod replay;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use crate::config::ConfigError;
 use crate::control::controller::ControlError;
 use crate::control::server::ServerError;
+use crate::state::StateError;
 
 /// Why the program can't go on. Each message is one sentence with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,9 @@ pub enum Error {
     /// An SA or plugin of the configuration can't be made.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The state can't be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The control socket can't be had.
     #[error(transparent)]
     Server(#[from] ServerError),

@@ -12,6 +12,7 @@ use crate::policy::Selectors;
 use crate::sa::lifetime::{Lifetime, Limit, Phase, Unit};
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
+use crate::state::Mark;
 use crate::types::{CoreId, SeqNo, Spi};
 
 /// What tells one SA from another. RFC 4301 4.1 finds a unicast SA by SPI and destination; the source decides between
@@ -54,13 +55,41 @@ pub struct Sa {
     used: AtomicBool,
     /// Where the newest authentic packet came from, as [`fingerprint`]; 0 before the first.
     source: AtomicU64,
+    /// Where its progress outlives the process.
+    mark: Option<Mark>,
+}
+
+/// How far an SA has come before this process has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// The highest number that was accepted; all up to it counts as received.
+    pub highest: SeqNo,
+    /// Packets that came on it.
+    pub packets: u64,
+    /// Octets that came on it.
+    pub octets: u64,
+    /// Where to keep it from now on.
+    pub mark: Option<Mark>,
 }
 
 impl Sa {
     /// Makes the SA with its key schedule, for `cores` cores.
     pub fn new(params: &SaParams, id: u32, engine: &dyn Engine, cores: usize) -> Result<Sa, EngineError> {
-        let window = ReplayWindow::new(params.replay_window, params.transform.esn());
-        Ok(Sa {
+        Sa::resume(params, id, engine, cores, Progress::default())
+    }
+
+    /// Makes an SA that has come some way already.
+    pub fn resume(
+        params: &SaParams,
+        id: u32,
+        engine: &dyn Engine,
+        cores: usize,
+        progress: Progress,
+    ) -> Result<Sa, EngineError> {
+        let Progress { highest, packets, octets, mark } = progress;
+        let next = SeqNo(highest.0.saturating_add(1));
+        let window = ReplayWindow::resume_from(params.replay_window, params.transform.esn(), next);
+        let sa = Sa {
             allowance: Allowance::new(&params.lifetime, &window),
             phase: Phase::default(),
             key: params.key(),
@@ -74,7 +103,26 @@ impl Sa {
             counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
             used: AtomicBool::new(false),
             source: AtomicU64::new(0),
-        })
+            mark,
+        };
+        if let Some(counters) = sa.counters.first() {
+            counters.packets.add(packets);
+            counters.octets.add(octets);
+        }
+        // A limit that was reached before is reached.
+        if highest.0 > 0 {
+            sa.note_progress(highest);
+        }
+        Ok(sa)
+    }
+
+    /// Keeps the number for a successor. Called after the window has taken a burst's numbers, and before a packet of the
+    /// burst leaves.
+    #[inline]
+    pub fn raise_mark(&self, newest: SeqNo) {
+        if let Some(mark) = &self.mark {
+            mark.raise(newest);
+        }
     }
 
     /// Asks for the memory that the SA itself is in.

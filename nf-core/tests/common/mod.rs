@@ -61,6 +61,13 @@ impl Nf {
         Nf::build_with(config, 1, Registry::builtin(), FanOut::default(), roles)
     }
 
+    /// With these ports, each called `net-` and its role.
+    pub fn with_net_ports(config: &str, ports: Vec<NetPort>) -> Nf {
+        let config = Config::parse(config, Path::new("nf.toml")).unwrap();
+        let ports = ports.into_iter().map(|port| (format!("net-{}", port.role), port)).collect();
+        Nf::assemble(&config, 1, Registry::builtin(), FanOut::default(), ports)
+    }
+
     fn build(config: &str, cores: usize, registry: Registry, sinks: FanOut) -> Nf {
         Nf::build_with(config, cores, registry, sinks, &[PortRole::Unprotected, PortRole::Protected])
     }
@@ -68,8 +75,11 @@ impl Nf {
     fn build_with(config: &str, cores: usize, registry: Registry, sinks: FanOut, roles: &[PortRole]) -> Nf {
         let config = Config::parse(config, Path::new("nf.toml")).unwrap();
         let port = |role: &PortRole| (format!("net-{role}"), NetPort::new(*role, MacAddr::default(), None));
-        let ports = roles.iter().map(port).collect();
-        let (controller, cores) = Controller::new(&config, registry, ports, cores, sinks).unwrap();
+        Nf::assemble(&config, cores, registry, sinks, roles.iter().map(port).collect())
+    }
+
+    fn assemble(config: &Config, cores: usize, registry: Registry, sinks: FanOut, ports: Vec<(String, NetPort)>) -> Nf {
+        let (controller, cores) = Controller::new(config, registry, ports, cores, sinks).unwrap();
         let holding = cores.iter().map(|_| HoldQueue::new(config.sad.larval)).collect();
         Nf { controller, cores, holding, now: Nanos(1), output: Vec::new() }
     }

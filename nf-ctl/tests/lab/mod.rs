@@ -33,6 +33,8 @@ pub const HEAD: &str = "10.10.1.2";
 pub const BRANCH: &str = "10.1.0.1";
 /// A host behind the head-end.
 pub const INSIDE: &str = "10.2.0.1";
+/// The head-end's address for it, where the head-end is a router.
+pub const GATEWAY: &str = "10.2.0.254";
 
 /// How long anything that isn't measured may take: machines that run tests are busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,6 +134,50 @@ address = "{HEAD}"
             inside_mac.trim()
         );
         Daemon::start_by(&mut self.head.command(nf_core()), &config)
+    }
+
+    /// nf-core at the head-end as on a machine whose NICs are DPDK's: the addresses are those of interfaces behind its
+    /// exception ports, `wan-host` and `lan-host`, which share the MAC of `wan` and `lan`. Those two are but cables here.
+    pub fn nf_core_as_host(&self, more: &str) -> Daemon {
+        for namespace in [&self.peer, &self.head, &self.inside] {
+            // Who sends over a cable leaves checksums to hardware that isn't there, and the receiver knows; nf-core doesn't.
+            namespace.sh("for i in wan lan; do [ ! -e /sys/class/net/$i ] || ethtool -K $i tx off > /dev/null; done");
+        }
+        self.head.sh("for i in wan lan; do
+               ip addr flush dev $i
+               sysctl -qw net.ipv6.conf.$i.disable_ipv6=1 net.ipv4.conf.$i.arp_ignore=1 net.ipv4.conf.$i.rp_filter=1
+             done");
+        let config = format!(
+            r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_af_packet0,iface=wan", "--vdev=net_af_packet1,iface=lan",
+        "--vdev=net_tap0,iface=wan-host", "--vdev=net_tap1,iface=lan-host"]
+idle = "sleep"
+[[port]]
+name = "net_af_packet0"
+role = "unprotected"
+[[port]]
+name = "net_af_packet1"
+role = "protected"
+mtu = 1400
+[[port]]
+name = "net_tap0"
+role = "exception"
+for = "net_af_packet0"
+[[port]]
+name = "net_tap1"
+role = "exception"
+for = "net_af_packet1"
+[[local]]
+address = "{HEAD}"
+{more}"#
+        );
+        let daemon = Daemon::start_by(&mut self.head.command(nf_core()), &config);
+        self.head.sh(&format!(
+            "ip addr add {HEAD}/24 dev wan-host; ip addr add {GATEWAY}/24 dev lan-host; ip addr add 2001:db8:2::1/64 dev lan-host nodad
+             ip link set wan-host up; ip link set lan-host up"
+        ));
+        daemon
     }
 
     /// Kills nf-core, if it still runs, and starts it anew.

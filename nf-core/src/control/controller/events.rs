@@ -42,6 +42,7 @@ impl Controller {
                         self.on_source_changed(sa, Endpoint { address, port }, at);
                     }
                     Some(Event::LimitReached { sa, limit, unit, at }) => self.on_limit(sa, limit, unit, at),
+                    Some(Event::Unresolved { port, address }) => self.routing.ask(port, address),
                     None => break,
                 }
             }

@@ -42,10 +42,11 @@ pub(super) struct Reported {
 
 fn deadlines(stored: &StoredSa) -> impl Iterator<Item = (Nanos, Order, u32, Limit)> {
     let (key, id, installed) = (order(&stored.sa.key), stored.sa.id, stored.installed);
-    let lifetime = &stored.params.lifetime;
+    let (lifetime, age_before) = (&stored.params.lifetime, stored.age_before);
     [(lifetime.soft.seconds, Limit::Soft), (lifetime.hard.seconds, Limit::Hard)].into_iter().filter_map(
         move |(seconds, limit)| {
-            let due = installed.0.saturating_add(Nanos::from_secs(seconds?).0);
+            let left = Nanos::from_secs(seconds?).0.saturating_sub(age_before);
+            let due = installed.0.saturating_add(left);
             Some((Nanos(due), key, id, limit))
         },
     )

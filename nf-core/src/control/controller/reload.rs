@@ -13,14 +13,15 @@ use serde_json::Value;
 
 use super::lifetimes::Reported;
 use super::reservations::reservation_order;
-use super::{Change, ControlError, Controller, StoredBinding, StoredInstance, StoredSa, order, routes};
+use super::{Change, ControlError, Controller, StoredBinding, StoredInstance, StoredSa, order};
 use crate::config::{self, Bind, Config};
 use crate::control::proto::Endpoint;
 use crate::core::Command;
 use crate::net::LocalAddresses;
 use crate::plugin::{Filter, Gate, Instance, InstanceSlot, PluginError, PluginKind};
-use crate::sa::inbound::{Sa, SaKey};
+use crate::sa::inbound::{Progress, Sa, SaKey};
 use crate::sa::spec::SaParams;
+use crate::state::Kept;
 use crate::types::{CoreId, Nanos};
 
 /// What a reload changed.
@@ -53,10 +54,18 @@ struct ReadyInstance {
     table: config::Plugin,
 }
 
+/// An SA that is ready to be installed.
+pub(super) struct MadeSa {
+    pub(super) params: SaParams,
+    pub(super) sa: Arc<Sa>,
+    /// Where its progress is kept for a successor.
+    pub(super) kept: Option<Kept>,
+}
+
 /// All that a reload needs, made.
 #[derive(Default)]
 struct Ready {
-    sas: Vec<(SaParams, Arc<Sa>)>,
+    sas: Vec<MadeSa>,
     gone_sas: Vec<SaKey>,
     instances: Vec<ReadyInstance>,
     gone_instances: Vec<String>,
@@ -96,10 +105,14 @@ impl Controller {
         }
         let mut ready = Ready::default();
         ready.report.for_agent = differences.agents.into_iter().map(str::to_owned).collect();
-        self.prepare_sas(old, new, &mut ready)?;
-        self.prepare_instances(old, new, &mut ready)?;
+        let prepared = self.prepare_sas(old, new, &mut ready);
+        if let Err(error) = prepared.and_then(|()| self.prepare_instances(old, new, &mut ready)) {
+            ready.sas.iter().for_each(|made| self.state.abandon(made.kept));
+            return Err(error);
+        }
         let (change, gone, report) = self.commit(old, new, ready);
         let applied = self.apply(change);
+        self.keep_state();
         for mut stored in gone {
             // What the cores left last is still to be taken.
             stored.control.poll(self.now);
@@ -122,9 +135,8 @@ impl Controller {
             if !self.sas.contains_key(place) && !self.deleted.contains_key(place) && !reserved {
                 room += 1;
             }
-            let sa = Arc::new(Sa::new(params, self.next_sa_id, &*self.engine, self.cores.len())?);
-            self.next_sa_id = self.next_sa_id.wrapping_add(1);
-            ready.sas.push(((*params).clone(), sa));
+            let made = self.make_sa((*params).clone())?;
+            ready.sas.push(made);
             *if is_new { &mut ready.report.sas_added } else { &mut ready.report.sas_changed } += 1;
         }
         if self.sas.len() + self.deleted.len() + self.reservations.len() + room > self.capacity {
@@ -181,8 +193,8 @@ impl Controller {
     fn commit(&mut self, old: &Config, new: &Config, ready: Ready) -> (Change, Vec<StoredInstance>, Reloaded) {
         let Ready { sas, gone_sas, instances, gone_instances, mut report } = ready;
         let mut change = Change::new();
-        for (params, sa) in sas {
-            self.store_sa(params, &sa);
+        for made in sas {
+            let sa = self.store_sa(made);
             change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
         }
         for key in &gone_sas {
@@ -195,8 +207,8 @@ impl Controller {
         let mut net = self.net.with_local(LocalAddresses::new(&self.local, self.destinations()));
         if (&old.routes, &old.neighbours) != (&new.routes, &new.neighbours) {
             report.settings.push("[[route]], [[neighbour]]".to_owned());
-            let (routes, neighbours) = routes::of_config(new, &self.port_names);
-            net = net.with_routes(Arc::new(routes), Arc::new(neighbours));
+            self.routing.configure(new, &self.port_names);
+            net = self.routing.apply_to(&net);
         }
         let net = Arc::new(net);
         self.net = Arc::clone(&net);
@@ -233,8 +245,25 @@ impl Controller {
         (change, gone, report)
     }
 
+    /// Makes an SA, without installing it. One in whose place it comes, and whose keys it has, hands over how far it has come:
+    /// what was accepted once is a replay afterwards, too.
+    pub(super) fn make_sa(&mut self, params: SaParams) -> Result<MadeSa, ControlError> {
+        let kept = self.state.take();
+        let same = self.sas.get(&order(&params.key())).filter(|stored| stored.params.transform == params.transform);
+        let before = same.map(|stored| {
+            let (highest, totals) = (stored.sa.window.highest().unwrap_or_default(), stored.sa.totals());
+            Progress { highest, packets: totals.packets, octets: totals.octets, ..Progress::default() }
+        });
+        let progress = Progress { mark: kept.map(|kept| kept.mark), ..before.unwrap_or_default() };
+        let made = Sa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
+        let sa = Arc::new(made.inspect_err(|_| self.state.abandon(kept))?);
+        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        Ok(MadeSa { params, sa, kept })
+    }
+
     /// Puts an SA on the list, in place of one with the same key.
-    pub(super) fn store_sa(&mut self, params: SaParams, sa: &Arc<Sa>) {
+    pub(super) fn store_sa(&mut self, made: MadeSa) -> Arc<Sa> {
+        let MadeSa { params, sa, kept } = made;
         let key = params.key();
         let place = order(&key);
         self.deleted.remove(&place);
@@ -244,12 +273,15 @@ impl Controller {
         }
         if let Some(replaced) = self.sas.remove(&place) {
             self.lifetimes.unwatch(&replaced);
+            self.state.give_up(replaced.kept, &replaced.params);
         }
         let source = Endpoint { address: key.src, port: None };
         let reported = Reported::default();
-        let stored = StoredSa { sa: Arc::clone(sa), params, installed: self.now, source, reported };
+        let stored =
+            StoredSa { sa: Arc::clone(&sa), params, installed: self.now, age_before: 0, source, reported, kept };
         self.lifetimes.watch(&stored);
         self.sas.insert(place, stored);
+        sa
     }
 
     /// The addresses that are ours by what is sent to them: the SAs' destinations, those of reservations, and for late
