@@ -463,15 +463,15 @@ fn a_changed_file_is_taken_over_as_a_difference_or_not_at_all() {
                 "there is no plugin `magic`",
             ),
             (
-                format!("{second}{many}{}", capture("{ gate = 'esp-input' }").replace("'cap'", "'x'")),
-                "can't be bound to the gate esp-input",
+                format!("{second}{many}{}", capture("{ gate = 'post-decap' }").replace("'cap'", "'x'")),
+                "can't be bound to the gate post-decap",
             ),
             (
                 format!(
                     "{second}{many}{}",
                     capture("{ gate = 'drop' }").replace("'cap'", "'x'").replace("9", "'nine'")
                 ),
-                "setting `memory`",
+                "setting `file, snaplen, packets, memory`",
             ),
         ] {
             let refused = refusal(reload(&mut client, &text));

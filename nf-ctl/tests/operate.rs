@@ -150,8 +150,8 @@ fn dpdk_telemetry_knows_nf_core() {
             client.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
             String::from_utf8(client.wait_with_output().unwrap().stdout).unwrap()
         };
-        let banner = ask("quit\n");
-        if banner.contains(&format!("\"pid\": {pid}")) {
+        let info: String = ask("/info\nquit\n").split_whitespace().collect();
+        if info.contains(&format!("\"pid\":{pid},")) || info.contains(&format!("\"pid\":{pid}}}")) {
             answered =
                 Some(ask("/nf_core/stats\n/nf_core/drops\n/nf_core/sas\n/nf_core/sas,0x1\n/nf_core/sas,ab\nquit\n"));
         }
