@@ -33,6 +33,10 @@ pub enum Fate {
 pub struct Batch<'p> {
     packets: ArrayVec<Packet<'p>, BURST>,
     fates: [Fate; BURST],
+    /// The lanes whose fate isn't sealed.
+    pending: Lanes,
+    /// Those that leave on a port.
+    sent: Lanes,
     /// The lanes that wait at each gate.
     waiting: [Lanes; Gate::COUNT],
     /// The lanes that wait to be forwarded, past the gates in between.
@@ -48,6 +52,8 @@ impl Default for Batch<'_> {
         Batch {
             packets: ArrayVec::new(),
             fates: [Fate::Pending; BURST],
+            pending: Lanes::NONE,
+            sent: Lanes::NONE,
             waiting: [Lanes::NONE; Gate::COUNT],
             forwarding: Lanes::NONE,
             moved: Lanes::NONE,
@@ -58,9 +64,11 @@ impl Default for Batch<'_> {
 
 impl<'p> Batch<'p> {
     /// Adds a received packet; none, and the packet isn't in it, when [`BURST`] are in.
+    #[inline]
     pub fn push(&mut self, packet: Packet<'p>) -> Option<Lane> {
         let lane = Lane::new(self.packets.len())?;
         self.packets.try_push(packet).ok()?;
+        self.pending.insert(lane);
         Some(lane)
     }
 
@@ -115,7 +123,10 @@ impl<'p> Batch<'p> {
     /// Lets the packet leave on a port, past the gates that are left. A packet whose fate is sealed keeps it.
     #[inline]
     pub fn transmit(&mut self, lane: Lane, port: PortIndex) {
-        self.settle(lane, Fate::Send(port));
+        if self.pending.contains(lane) {
+            self.settle(lane, Fate::Send(port));
+            self.sent.insert(lane);
+        }
     }
 
     /// Hands a fragment to the reassembler. A packet whose fate is sealed keeps it.
@@ -127,7 +138,7 @@ impl<'p> Batch<'p> {
     /// Has the packet held until a reservation's SA has matured. A packet whose fate is sealed keeps it.
     #[inline]
     pub fn hold(&mut self, lane: Lane, reservation: ReservationId) {
-        if self.fate(lane) == Fate::Pending {
+        if self.pending.contains(lane) {
             self.settle(lane, Fate::Hold);
             // A lane is settled once, so there is room.
             let _ = self.held.try_push((lane, reservation));
@@ -142,10 +153,27 @@ impl<'p> Batch<'p> {
     /// Sends the packet to a gate. A packet whose fate is sealed keeps it.
     #[inline]
     pub fn send_to(&mut self, lane: Lane, gate: Gate) {
-        if self.fates[lane.index()] == Fate::Pending {
-            self.waiting[gate.index()].insert(lane);
-            self.moved.insert(lane);
-        }
+        self.send_all_to([lane].into_iter().collect(), gate);
+    }
+
+    /// Sends packets to a gate, all at once. Those whose fate is sealed keep it.
+    #[inline]
+    pub fn send_all_to(&mut self, lanes: Lanes, gate: Gate) {
+        let lanes = lanes & self.pending;
+        self.waiting[gate.index()] |= lanes;
+        self.moved |= lanes;
+    }
+
+    /// The packets whose fate isn't sealed.
+    #[inline]
+    pub fn pending(&self) -> Lanes {
+        self.pending
+    }
+
+    /// The packets that leave on a port.
+    #[inline]
+    pub fn sent(&self) -> Lanes {
+        self.sent
     }
 
     /// Has a packet forwarded that passes through as it is. A packet whose fate is sealed keeps it.
@@ -165,9 +193,9 @@ impl<'p> Batch<'p> {
 
     #[inline]
     fn settle(&mut self, lane: Lane, fate: Fate) {
-        let place = &mut self.fates[lane.index()];
-        if *place == Fate::Pending {
-            *place = fate;
+        if self.pending.contains(lane) {
+            self.pending.remove(lane);
+            self.fates[lane.index()] = fate;
             self.moved.insert(lane);
         }
     }

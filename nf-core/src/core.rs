@@ -261,70 +261,66 @@ impl Core {
 
     fn run(&mut self, entry: Entry, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
-        let link = Arc::clone(&self.link);
-        let net = Arc::clone(&self.net);
+        let Core { id, sad, gates, net, events, limiter, resolver, link, .. } = self;
         let mut cx = CoreCx {
             now,
-            id: self.id,
-            sad: &self.sad,
-            net: &net,
+            id: *id,
+            sad,
+            net,
             counters: &link.counters,
-            events: &mut self.events,
-            limiter: &mut self.limiter,
-            resolver: &mut self.resolver,
+            events,
+            limiter,
+            resolver,
             watch: Stopwatch::start(&link.stages),
         };
 
-        let parsed = parse(batch, all);
+        let parsed = parse(batch);
         cx.watch.lap(Stage::Parse, all.len());
         let left = match entry {
             Entry::Ingress => {
-                let left = self.gates.run(Gate::Ingress, &mut cx, batch, parsed);
+                let left = gates.run(Gate::Ingress, &mut cx, batch, parsed);
                 classify::process(&mut cx, batch, left);
                 cx.watch.lap(Stage::Classify, left.len());
                 let waiting = batch.take_waiting(Gate::EspInput);
-                self.gates.run(Gate::EspInput, &mut cx, batch, waiting)
+                gates.run(Gate::EspInput, &mut cx, batch, waiting)
             }
-            Entry::EspInput => self.gates.resume(Gate::EspInput, &mut cx, batch, parsed),
+            Entry::EspInput => gates.resume(Gate::EspInput, &mut cx, batch, parsed),
         };
         classify::not_enabled(batch, left);
 
         let waiting = batch.take_waiting(Gate::PostDecap);
-        let left = self.gates.run(Gate::PostDecap, &mut cx, batch, waiting) | batch.take_forwarding();
+        let left = gates.run(Gate::PostDecap, &mut cx, batch, waiting) | batch.take_forwarding();
         forward::process(&mut cx, batch, left);
         cx.watch.lap(Stage::Forward, left.len());
 
         let waiting = batch.take_waiting(Gate::Egress);
-        let left = self.gates.run(Gate::Egress, &mut cx, batch, waiting);
+        let left = gates.run(Gate::Egress, &mut cx, batch, waiting);
         forward::transmit(&mut cx, batch, left);
 
-        let dropped = book(&link.counters, batch, all);
-        if !dropped.is_empty() && self.gates.is_bound(Gate::Drop) {
-            self.gates.run(Gate::Drop, &mut cx, batch, dropped);
+        let dropped = book(&link.counters, batch);
+        if !dropped.is_empty() && gates.is_bound(Gate::Drop) {
+            gates.run(Gate::Drop, &mut cx, batch, dropped);
         }
         cx.watch.lap(Stage::Account, all.len());
     }
 }
 
 /// Parses the headers of all packets; gives the lanes of those that parse.
-fn parse(batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
-    for lane in lanes {
+fn parse(batch: &mut Batch<'_>) -> Lanes {
+    for lane in batch.lanes() {
         let packet = batch.packet_mut(lane);
         match wire::parse(packet.data()) {
             Ok(headers) => packet.set_headers(headers),
             Err(why) => batch.drop(lane, why),
         }
     }
-    lanes - batch.take_moved()
+    batch.pending()
 }
 
 /// Books consumed and dropped packets; gives the lanes of the dropped ones.
-fn book(counters: &CoreCounters, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
+fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
     let mut dropped = Lanes::NONE;
-    for lane in lanes {
-        if matches!(batch.fate(lane), Fate::Send(_)) {
-            continue;
-        }
+    for lane in batch.lanes() - batch.sent() {
         let octets = batch.packet(lane).received_octets() as u64;
         // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
         batch.drop(lane, DropReason::Plugin);

@@ -9,9 +9,9 @@ use crate::wire::Inner;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selectors {
     /// Inner source addresses.
-    pub src: Vec<Prefix>,
+    pub src: Box<[Prefix]>,
     /// Inner destination addresses.
-    pub dst: Vec<Prefix>,
+    pub dst: Box<[Prefix]>,
 }
 
 impl Selectors {

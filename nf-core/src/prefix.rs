@@ -25,10 +25,9 @@ impl Prefix {
     #[inline]
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address) {
-            // Shorter numbers, and the usual case.
+            // The usual case, without a mask to be made: what counts is what is left of the difference.
             (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let mask = u32::MAX.checked_shl(u32::from(32 - self.len.min(32))).unwrap_or(0);
-                (own.to_bits() ^ other.to_bits()) & mask == 0
+                u64::from(own.to_bits() ^ other.to_bits()) >> (32 - self.len.min(32)) == 0
             }
             (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits()) & self.mask() == 0,
             _ => false,

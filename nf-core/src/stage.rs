@@ -14,6 +14,8 @@ use crate::cpu;
 pub enum Stage {
     /// The driver's receive function, and the burst's making.
     Receive,
+    /// ESP handed on to other workers.
+    Spread,
     /// All headers read.
     Parse,
     /// Plugins of the gate ingress.
@@ -46,8 +48,9 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Stage; 15] = [
+    pub const ALL: [Stage; 16] = [
         Stage::Receive,
+        Stage::Spread,
         Stage::Parse,
         Stage::Ingress,
         Stage::Classify,
@@ -68,6 +71,7 @@ impl Stage {
     pub const fn name(self) -> &'static str {
         match self {
             Stage::Receive => "receive",
+            Stage::Spread => "spread",
             Stage::Parse => "parse",
             Stage::Ingress => "ingress",
             Stage::Classify => "classify",
@@ -102,6 +106,9 @@ pub struct StageCounters {
     polls: Count,
     empty_polls: Count,
     empty_clocks: Count,
+    handed_on: Count,
+    kept: Count,
+    taken_over: Count,
 }
 
 impl StageCounters {
@@ -133,6 +140,19 @@ impl StageCounters {
         self.polls.get()
     }
 
+    /// So many packets were handed on to another worker; so many more were kept, as its ring was full.
+    #[inline]
+    pub fn handed_on(&self, packets: usize, kept: usize) {
+        self.handed_on.add(packets as u64);
+        self.kept.add(kept as u64);
+    }
+
+    /// So many packets were taken over from another worker.
+    #[inline]
+    pub fn taken_over(&self, packets: usize) {
+        self.taken_over.add(packets as u64);
+    }
+
     /// A copy of all numbers now.
     pub fn report(&self) -> RuntimeReport {
         let stage = |stage: Stage| {
@@ -148,6 +168,9 @@ impl StageCounters {
             polls: self.polls.get(),
             empty_polls: self.empty_polls.get(),
             empty_clocks: self.empty_clocks.get(),
+            handed_on: self.handed_on.get(),
+            kept: self.kept.get(),
+            taken_over: self.taken_over.get(),
             stages: Stage::ALL.into_iter().map(stage).collect(),
         }
     }
@@ -188,6 +211,15 @@ pub struct RuntimeReport {
     pub empty_polls: u64,
     /// The clocks that those took.
     pub empty_clocks: u64,
+    /// Packets that it received and handed on to other workers, which book them as received.
+    #[serde(default)]
+    pub handed_on: u64,
+    /// Packets that it was to hand on and did itself, as the other worker had too much waiting already.
+    #[serde(default)]
+    pub kept: u64,
+    /// Packets that it took over from other workers.
+    #[serde(default)]
+    pub taken_over: u64,
     /// Its stages.
     pub stages: Vec<StageReport>,
 }

@@ -130,6 +130,13 @@ pub(crate) fn runtime(cores: &[RuntimeReport]) -> String {
     let mut out = String::new();
     for (number, core) in cores.iter().enumerate() {
         line!(out, "Core {number}: {} polls, {} of them empty", core.polls, core.empty_polls);
+        let (handed_on, kept, taken_over) = (core.handed_on, core.kept, core.taken_over);
+        if handed_on + kept + taken_over > 0 {
+            line!(
+                out,
+                "  {handed_on} packets handed on to other cores, {kept} kept as those were full, {taken_over} taken over"
+            );
+        }
         line!(
             out,
             "  {:<14}{:>14}{:>16}{:>18}{:>15}{:>15}{:>8}",

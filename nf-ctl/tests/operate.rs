@@ -1,5 +1,5 @@
 //! A running nf-core as an operator sees and changes it: metrics, telemetry, reload, roles, the record of changes.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
 

@@ -26,8 +26,10 @@ pub struct Start<'s> {
     pub dir: &'s Path,
     /// Arguments of EAL.
     pub eal_args: &'s [String],
-    /// The worker's CPU.
-    pub cpu: usize,
+    /// The workers' CPUs.
+    pub cpus: &'s [usize],
+    /// `[eal] spread`, if it isn't the default.
+    pub spread: Option<&'s str>,
     /// Whether a worker polls all the time; else it sleeps a little when idle.
     pub spin: bool,
     /// The rest of nf.toml.
@@ -50,9 +52,10 @@ impl Daemon {
         let (config, log) = (start.dir.join("nf-run.toml"), start.dir.join("nf-core.log"));
         let socket = start.dir.join("nf.sock");
         let idle = if start.spin { "spin" } else { "sleep" };
+        let spread = start.spread.map(|spread| format!("spread = \"{spread}\"\n")).unwrap_or_default();
         let text = format!(
-            "[eal]\nargs = {:?}\ncores = [{}]\nidle = \"{idle}\"\n\n[control]\nsocket = {:?}\n\n{}",
-            start.eal_args, start.cpu, socket, start.config
+            "[eal]\nargs = {:?}\ncores = {:?}\nidle = \"{idle}\"\n{spread}\n[control]\nsocket = {:?}\n\n{}",
+            start.eal_args, start.cpus, socket, start.config
         );
         std::fs::write(&config, text).map_err(RunError::io(&config))?;
         let stderr = File::create(&log).map_err(RunError::io(&log))?;

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use pktgen_scenarios::bench;
-use pktgen_scenarios::link::{Generator, RingSize};
+use pktgen_scenarios::link::{Generator, RingSize, allowed_cpus};
 use pktgen_scenarios::run::{self, Generated, Outcome, RunError};
 use pktgen_scenarios::scenario::Scenario;
 use pktgen_scenarios::scenarios;
@@ -87,6 +88,9 @@ struct Bench {
     /// The CPU that both run on.
     #[arg(long, default_value_t = 0)]
     cpu: u16,
+    /// Seconds for which each program is measured in each case.
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Fewer cases, shorter.
     #[arg(long)]
     quick: bool,
@@ -265,18 +269,23 @@ fn compare(asked: Bench) -> Result<bool, String> {
         secgw: asked.secgw,
         dir: asked.dir,
         cpu: asked.cpu,
+        second_cpu: allowed_cpus().into_iter().find_map(|cpu| u16::try_from(cpu).ok().filter(|cpu| *cpu != asked.cpu)),
         quick: asked.quick,
+        time: asked.seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))),
     };
-    let rows = bench::run(&options, |row| say(format_args!("{row}"))).map_err(|error| error.to_string())?;
+    if options.second_cpu.is_none() {
+        say(format_args!("one CPU only: an SA on two cores isn't measured"));
+    }
+    let figures = bench::run(&options, |figure| say(format_args!("{figure}"))).map_err(|error| error.to_string())?;
     if let Some(path) = asked.json {
-        let json = serde_json::to_vec_pretty(&rows).map_err(|error| error.to_string())?;
+        let json = serde_json::to_vec_pretty(&figures).map_err(|error| error.to_string())?;
         std::fs::write(&path, json).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if let (Some(page), Some(memory)) = (asked.page, asked.memory) {
         let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", memory.display());
         let text = std::fs::read(&memory).map_err(|error| failed(&error))?;
-        let figures = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
-        bench::report::write(&page, &rows, &figures)?;
+        let memory = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        bench::report::write(&page, &figures, &memory)?;
     }
     Ok(true)
 }

@@ -42,7 +42,15 @@ pub fn play(scenario: &Generated, nf_core: &Path, generator: &mut Generator) -> 
     let (eal_args, ports) = link.nf_core();
     let config = ports + "\n" + &scenario.config;
     let cpu = allowed_cpus().last().copied().unwrap_or_default();
-    let mut daemon = Daemon::start(&Start { nf_core, dir, eal_args: &eal_args, cpu, spin: false, config: &config })?;
+    let mut daemon = Daemon::start(&Start {
+        nf_core,
+        dir,
+        eal_args: &eal_args,
+        cpus: &[cpu],
+        spread: None,
+        spin: false,
+        config: &config,
+    })?;
     daemon.wait_for_ports(&link)?;
     let control = daemon.control();
     let played = std::thread::scope(|scope| {

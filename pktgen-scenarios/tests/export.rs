@@ -106,7 +106,8 @@ fn the_shell_scripts_requests_are_taken() {
             nf_core: &nf_core,
             dir: dir.path(),
             eal_args: &[&eal_args[..], &[file_prefix]].concat(),
-            cpu: allowed_cpus()[0],
+            cpus: &allowed_cpus()[..1],
+            spread: None,
             spin: false,
             config: &config,
         };

@@ -20,6 +20,8 @@ use traffic::{IMIX, SIZE_64, SIZE_512, SIZE_1400, Sizes, Traffic};
 
 /// Packets of a lap with few SAs: short, so that some laps are left alone by the machine's other work.
 const LAP: usize = 1024;
+/// The least packets of each SA, as its first one is an event.
+const PER_SA: usize = 16;
 
 #[derive(Parser)]
 struct Options {
@@ -32,6 +34,12 @@ struct Options {
     /// Decapsulation alone, of packets of this size: 64, 512, 1400 or IMIX.
     #[arg(long)]
     size: Option<String>,
+    /// Decapsulation alone, with this many SAs: 1 or 1000.
+    #[arg(long)]
+    sas: Option<usize>,
+    /// Laps of each figure; a few are enough to try it, or to count instructions under callgrind.
+    #[arg(long)]
+    laps: Option<usize>,
     /// Writes the figures as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -43,17 +51,18 @@ struct Options {
 fn main() {
     let options = Options::parse();
     let engine = crypto::select(options.engine).expect("the engine");
-    let laps = if options.quick { 200 } else { 2000 };
+    let laps = options.laps.unwrap_or(if options.quick { 200 } else { 2000 }).max(1);
     let mut results = Results::of_this_machine(engine.name());
     println!("{results}");
     for sas in [1, 1000] {
         for sizes in [SIZE_64, SIZE_512, SIZE_1400, IMIX] {
-            if options.size.as_ref().is_none_or(|only| only == sizes.name) {
+            if options.size.as_ref().is_none_or(|only| only == sizes.name) && options.sas.is_none_or(|only| only == sas)
+            {
                 results.add(|r| &mut r.decap, decap(&*engine, sas, sizes, laps));
             }
         }
     }
-    if options.size.is_some() {
+    if options.size.is_some() || options.sas.is_some() {
         return;
     }
     let flood = flood(&*engine, laps);
@@ -73,13 +82,13 @@ fn main() {
 }
 
 fn decap(engine: &dyn Engine, sas: usize, sizes: Sizes, laps: usize) -> Decap {
-    let traffic = Traffic::new(engine, sas, (LAP / sas).max(4), sizes, 64);
+    let traffic = Traffic::new(engine, sas, (LAP / sas).max(PER_SA), sizes, 64);
     let (_control, mut cores) = lap::network_function(1, sas.max(1024));
     let core = &mut cores[0];
     let mut buffers = Buffers::new();
     let mut best: Option<(Lap, Vec<(String, f64)>)> = None;
     let mut all = Vec::new();
-    for _ in 0..laps {
+    for _ in 0..(laps * LAP / traffic.frames.len()).max(1) {
         lap::install(core, traffic.fresh_sas(engine, 1));
         let before = core.stages().report();
         let lap = lap::lap(core, &mut buffers, &traffic.frames, BURST);

@@ -17,7 +17,7 @@ impl Config {
     pub fn differences(&self, new: &Config) -> Differences {
         // All fields by name: whoever adds one says here what becomes of it.
         let Config {
-            eal: Eal { args, cores, mbufs, idle },
+            eal: Eal { args, cores, mbufs, idle, spread },
             control: Control { socket, access, audit_file },
             metrics: MetricsConfig { listen, per_sa },
             notify: Notify { inv_spi_interval_s: _, budget_per_min: _, max_flows, input_interface: _, syslog, journald },
@@ -45,6 +45,7 @@ impl Config {
             ("[eal] cores", *cores == new.eal.cores),
             ("[eal] mbufs", *mbufs == new.eal.mbufs),
             ("[eal] idle", *idle == new.eal.idle),
+            ("[eal] spread", *spread == new.eal.spread),
             ("[control] socket", *socket == new.control.socket),
             ("[control] group", access.group == new.control.access.group),
             ("[control] mode", access.mode == new.control.access.mode),

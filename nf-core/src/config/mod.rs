@@ -89,11 +89,13 @@ pub struct Eal {
     pub mbufs: u32,
     /// What a worker does when there is no traffic.
     pub idle: Idle,
+    /// Whether workers hand ESP on to each other.
+    pub spread: Spread,
 }
 
 impl Default for Eal {
     fn default() -> Self {
-        Eal { args: Vec::new(), cores: vec![0], mbufs: 8192, idle: Idle::Spin }
+        Eal { args: Vec::new(), cores: vec![0], mbufs: 8192, idle: Idle::Spin, spread: Spread::Auto }
     }
 }
 
@@ -104,6 +106,29 @@ names! {
         Spin = "spin",
         /// Sleeps some microseconds: for virtual ports on shared machines.
         Sleep = "sleep",
+    }
+}
+
+names! {
+    /// Whether the worker that receives ESP hands it on to the other workers. SAs are shared by all of them either way.
+    Spread "spread" {
+        /// It does everything itself: packets keep their order.
+        Off = "off",
+        /// It hands on, in bursts and in turn, what it doesn't keep up with.
+        Auto = "auto",
+        /// It hands on whatever it receives, in turn.
+        On = "on",
+    }
+}
+
+impl Spread {
+    /// The least replay window that an SA needs with so many workers: a packet that is handed on is overtaken by what the
+    /// other workers do meanwhile. None where nothing is handed on.
+    pub fn least_window(self, workers: usize) -> Option<u32> {
+        // What may wait for each of them, and as much again for one that the machine keeps from its work for a moment.
+        const PER_WORKER: u32 = 512;
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        (self != Spread::Off && workers > 1).then(|| workers.saturating_mul(PER_WORKER))
     }
 }
 
@@ -634,7 +659,7 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
     fn unknown_keys_and_wrong_types_are_refused_by_line() {
         assert_eq!(
             refusal("[eal]\ncores = [0]\ncolour = 1\n"),
-            "nf.toml:3: unknown field `colour`, expected one of `args`, `cores`, `mbufs`, `idle`"
+            "nf.toml:3: unknown field `colour`, expected one of `args`, `cores`, `mbufs`, `idle`, `spread`"
         );
         assert_eq!(refusal("[eal]\ncores = 3\n"), "nf.toml:2: invalid type: integer `3`, expected a sequence");
         assert!(refusal("\n[nonsense]\n").starts_with("nf.toml:2: unknown field `nonsense`"));

@@ -58,6 +58,7 @@ struct RawEal {
     cores: Option<Vec<i64>>,
     mbufs: Option<i64>,
     idle: Option<String>,
+    spread: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -434,6 +435,7 @@ fn eal(raw: RawEal) -> Result<Eal, FieldError> {
         cores,
         mbufs: within("mbufs", raw.mbufs, 1024..=16_777_216, default.mbufs)?,
         idle: raw.idle.map_or(Ok(default.idle), |idle| idle.parse())?,
+        spread: raw.spread.map_or(Ok(default.spread), |spread| spread.parse())?,
     })
 }
 

@@ -242,6 +242,8 @@ pub struct Controller {
     next_reservation: u64,
     deleted_memory: u64,
     capacity: usize,
+    /// A narrower replay window is made as wide as this.
+    least_window: u32,
     next_sa_id: u32,
     net: Arc<Net>,
     routing: Routing,
@@ -298,6 +300,7 @@ impl Controller {
             next_reservation: 0,
             deleted_memory: Nanos::from_secs(config.sad.deleted_memory_s).0,
             capacity: config.sad.capacity,
+            least_window: config.eal.spread.least_window(cores).unwrap_or(0),
             next_sa_id: 1,
             net,
             routing,

@@ -28,7 +28,7 @@ use crate::sa::inbound::Sa;
 use crate::sa::larval::ReservationId;
 use crate::sa::replay::Refused;
 use crate::sa::spec::Encap;
-use crate::sa::table::{Lookup, SaTable};
+use crate::sa::table::{Lookup, Probe, SaTable};
 use crate::stage::Stage;
 use crate::types::{SeqNo, Spi};
 use crate::wire::IpVersion;
@@ -103,8 +103,7 @@ impl Plugin for Decap {
             }
         }
         if several {
-            // By SA, and in arrival order within an SA.
-            jobs.sort_unstable_by_key(|job| (job.sa.id, job.lane));
+            jobs = by_sa(&jobs);
         }
         core.watch.lap(Stage::Admit, found.len());
         let admitted = jobs.len();
@@ -113,9 +112,10 @@ impl Plugin for Decap {
         let authentic = jobs.len();
         commit(core, batch, &mut jobs);
         core.watch.lap(Stage::Commit, authentic);
+        let mut inner = Lanes::NONE;
         for job in &jobs {
             match strip::strip(batch.packet_mut(job.lane), job.sa, job.payload_len as usize) {
-                Ok(strip::Stripped::Inner) => batch.send_to(job.lane, Gate::PostDecap),
+                Ok(strip::Stripped::Inner) => inner.insert(job.lane),
                 Ok(strip::Stripped::Dummy) => batch.consume(job.lane, Consumed::Dummy),
                 Err(why) => {
                     job.sa.counters(core.id).refused.add(1);
@@ -123,6 +123,7 @@ impl Plugin for Decap {
                 }
             }
         }
+        batch.send_all_to(inner, Gate::PostDecap);
         core.watch.lap(Stage::Strip, jobs.len());
     }
 
@@ -147,15 +148,16 @@ fn locate<'s>(
     lanes: Lanes,
     found: &mut Found<'s>,
 ) -> bool {
-    let mut before = None;
+    let mut probes = [Probe::default(); BURST];
+    let mut before = (Spi(0), Probe::default());
     for lane in lanes {
-        let spi = batch.packet(lane).headers().spi();
-        if spi != before
-            && let Some(spi) = spi
-        {
-            sad.prefetch(spi);
+        let Some(spi) = batch.packet(lane).headers().spi() else {
+            continue;
+        };
+        if spi != before.0 {
+            before = (spi, sad.probe(spi));
         }
-        before = spi;
+        probes[lane.index()] = before.1;
     }
     // Neighbours are often of one SA.
     let mut last: Option<(Wanted, &Sa)> = None;
@@ -174,7 +176,7 @@ fn locate<'s>(
             found.push((lane, sa));
             continue;
         }
-        match look_up(core, sad, packet, wanted) {
+        match look_up(core, sad, probes[lane.index()], packet, wanted) {
             Ok(sa) => {
                 sa.prefetch();
                 several |= last.is_some();
@@ -197,6 +199,7 @@ fn locate<'s>(
 fn look_up<'s>(
     core: &mut CoreCx<'_>,
     sad: &'s SaTable,
+    probe: Probe<'s>,
     packet: &Packet<'_>,
     (spi, dst, src): Wanted,
 ) -> Result<&'s Sa, Stop> {
@@ -205,7 +208,7 @@ fn look_up<'s>(
     }
     let headers = packet.headers();
     let v6 = headers.version() == Some(IpVersion::V6);
-    match sad.lookup(spi, dst, src) {
+    match sad.resolve(probe, spi, dst, src) {
         Lookup::Found(sa) => Ok(sa),
         Lookup::Larval(reservation) => Err(Stop::Hold(reservation)),
         Lookup::Deleted => Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into()),
@@ -250,6 +253,15 @@ fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
         Refused::TooOld => counters.replay_late.add(1),
     }
     DropReason::Replay
+}
+
+/// The same jobs by SA, and in arrival order within an SA.
+fn by_sa<'s>(jobs: &Jobs<'s>) -> Jobs<'s> {
+    // Numbers are sorted without branches, and moved as a whole; jobs would be neither.
+    let mut order: ArrayVec<u64, BURST> =
+        jobs.iter().enumerate().map(|(place, job)| u64::from(job.sa.id) << 8 | place as u64).collect();
+    order.sort_unstable();
+    order.iter().filter_map(|key| jobs.get(usize::from(*key as u8))).copied().collect()
 }
 
 /// Stage 3: verify and decrypt, a call to the engine for each SA's run of packets. Packets that aren't authentic are

@@ -8,7 +8,6 @@ use crate::drop::DropReason;
 use crate::packet::{Decapsulated, Packet};
 use crate::sa::inbound::Sa;
 use crate::sa::spec::Mode;
-use crate::types::Spi;
 use crate::wire::{Headers, Inner, IpVersion, Kind, ipv4, ipv6, transport, udp};
 
 /// IP protocol numbers that ESP's next header may hold.
@@ -32,73 +31,79 @@ pub(super) enum Stripped {
 pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa, payload_len: usize) -> Result<Stripped, DropReason> {
     let headers = packet.headers();
     let start = headers.esp_range().start + HEADER_LEN + usize::from(sa.layout.iv_len);
-    let plaintext = start..start + payload_len;
-    let (payload_len, next_header) = unpad(packet.data().get(plaintext.clone()).ok_or(DropReason::PadOrLength)?)?;
-    let payload = plaintext.start..plaintext.start + payload_len;
+    let plaintext = packet.data_mut().get_mut(start..start + payload_len).ok_or(DropReason::PadOrLength)?;
+    let (payload, next_header) = unpad(plaintext)?;
     if next_header == next_header::NONE {
         return Ok(Stripped::Dummy);
     }
     let inner = match sa.mode {
-        Mode::Tunnel => leave_tunnel(packet, headers, payload, next_header)?,
-        Mode::Transport => join_headers(packet, headers, payload, next_header)?,
+        Mode::Tunnel => {
+            let inner = leave_tunnel(payload, headers.tos(), next_header)?;
+            permit(sa, payload, &inner)?;
+            let inside = start..start + inner.total_len();
+            packet.narrow(inside).map_err(|_| DropReason::InnerMalformed)?;
+            inner
+        }
+        Mode::Transport => {
+            let payload = start..start + payload.len();
+            let inner = join_headers(packet, headers, payload, next_header)?;
+            permit(sa, packet.data(), &inner)?;
+            inner
+        }
     };
-    if !sa.selectors.permit(packet.data(), &inner) {
-        return Err(match inner.version {
-            IpVersion::V4 => DropReason::PolicyV4,
-            IpVersion::V6 => DropReason::PolicyV6,
-        });
-    }
-    let spi: Spi = sa.key.spi;
-    packet.set_decapsulated(Decapsulated { spi, inner, for_host: sa.mode == Mode::Transport });
+    packet.set_decapsulated(Decapsulated { spi: sa.spi, inner, for_host: sa.mode == Mode::Transport });
     Ok(Stripped::Inner)
 }
 
-/// The payload's length and its protocol, from the trailer. Padding counts 1, 2, 3, .. with all ciphers that we have
+/// Whether the SA may carry the packet that `inner` describes.
+#[inline(always)]
+fn permit(sa: &Sa, packet: &[u8], inner: &Inner) -> Result<(), DropReason> {
+    if sa.selectors.permit(packet, inner) {
+        return Ok(());
+    }
+    Err(match inner.version {
+        IpVersion::V4 => DropReason::PolicyV4,
+        IpVersion::V6 => DropReason::PolicyV6,
+    })
+}
+
+/// The payload and its protocol, from the trailer. Padding counts 1, 2, 3, .. with all ciphers that we have
 /// (RFC 4303 2.4), so anything else is a sign that sender and receiver disagree.
 #[inline]
-fn unpad(plaintext: &[u8]) -> Result<(usize, u8), DropReason> {
+fn unpad(plaintext: &mut [u8]) -> Result<(&mut [u8], u8), DropReason> {
     let [body @ .., pad_len, next_header] = plaintext else {
         return Err(DropReason::PadOrLength);
     };
     let payload_len = body.len().checked_sub(usize::from(*pad_len)).ok_or(DropReason::PadOrLength)?;
-    let padding = body.get(payload_len..).unwrap_or_default();
-    if padding.iter().zip(1..=u8::MAX).all(|(octet, expected)| *octet == expected) {
-        Ok((payload_len, *next_header))
+    let (payload, padding) = body.split_at_mut_checked(payload_len).ok_or(DropReason::PadOrLength)?;
+    if padding.iter().enumerate().all(|(before, octet)| usize::from(*octet) == before + 1) {
+        Ok((payload, *next_header))
     } else {
         Err(DropReason::PadOrLength)
     }
 }
 
-/// Tunnel mode: only the inner packet stays. What lies behind its end is traffic flow confidentiality padding
-/// (RFC 4303 2.7).
+/// Tunnel mode: the inner packet, which takes the outer congestion mark. What lies behind its end is traffic flow
+/// confidentiality padding (RFC 4303 2.7).
 #[inline]
-fn leave_tunnel(
-    packet: &mut Packet<'_>,
-    headers: Headers,
-    payload: Range<usize>,
-    next_header: u8,
-) -> Result<Inner, DropReason> {
+fn leave_tunnel(inside: &mut [u8], outer_tos: u8, next_header: u8) -> Result<Inner, DropReason> {
     let expected = match next_header {
         next_header::IPV4 => IpVersion::V4,
         next_header::IPV6 => IpVersion::V6,
         _ => return Err(DropReason::NextHeader),
     };
-    let payload_start = payload.start;
-    let inside = packet.data_mut().get_mut(payload).ok_or(DropReason::PadOrLength)?;
     if IpVersion::of(inside).is_some_and(|version| version != expected) {
         return Err(DropReason::InnerVersion);
     }
     let inner = Inner::parse(inside)?;
-    let tos = inner.tos;
-    match ecn::leave_tunnel(Ecn::of(tos), Ecn::of(headers.tos())) {
-        None => return Err(DropReason::EcnNotEct),
-        Some(mark) if mark == Ecn::of(tos) => {}
-        Some(mark) => match inner.version {
-            IpVersion::V4 => ipv4::set_ecn(inside, mark as u8),
-            IpVersion::V6 => ipv6::set_ecn(inside, mark as u8),
-        },
+    let mark = Ecn::of(inner.tos);
+    let leaving = ecn::leave_tunnel(mark, Ecn::of(outer_tos)).ok_or(DropReason::EcnNotEct)?;
+    if leaving != mark {
+        match inner.version {
+            IpVersion::V4 => ipv4::set_ecn(inside, leaving as u8),
+            IpVersion::V6 => ipv6::set_ecn(inside, leaving as u8),
+        }
     }
-    packet.narrow(payload_start..payload_start + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
     Ok(inner)
 }
 
@@ -138,24 +143,29 @@ fn join_headers(
 mod tests {
     use super::*;
 
+    /// The payload's length and the next header.
+    fn unpadded(plaintext: &[u8]) -> Result<(usize, u8), DropReason> {
+        unpad(&mut plaintext.to_vec()).map(|(payload, next_header)| (payload.len(), next_header))
+    }
+
     #[test]
     fn padding_counts_from_one() {
-        assert_eq!(unpad(&[0xAA, 0xBB, 1, 2, 3, 3, 4]), Ok((2, 4)));
-        assert_eq!(unpad(&[0, 6]), Ok((0, 6)));
-        assert_eq!(unpad(&[0xAA, 1, 3, 3, 3, 4]), Err(DropReason::PadOrLength));
+        assert_eq!(unpadded(&[0xAA, 0xBB, 1, 2, 3, 3, 4]), Ok((2, 4)));
+        assert_eq!(unpadded(&[0, 6]), Ok((0, 6)));
+        assert_eq!(unpadded(&[0xAA, 1, 3, 3, 3, 4]), Err(DropReason::PadOrLength));
     }
 
     #[test]
     fn a_pad_length_beyond_the_packet_is_refused() {
-        assert_eq!(unpad(&[1, 2, 3, 4]), Err(DropReason::PadOrLength));
-        assert_eq!(unpad(&[4]), Err(DropReason::PadOrLength));
-        assert_eq!(unpad(&[]), Err(DropReason::PadOrLength));
+        assert_eq!(unpadded(&[1, 2, 3, 4]), Err(DropReason::PadOrLength));
+        assert_eq!(unpadded(&[4]), Err(DropReason::PadOrLength));
+        assert_eq!(unpadded(&[]), Err(DropReason::PadOrLength));
     }
 
     #[test]
     fn the_longest_padding_is_255_octets() {
         let mut plaintext: Vec<u8> = (1..=255).collect();
         plaintext.extend([255, 59]);
-        assert_eq!(unpad(&plaintext), Ok((0, 59)));
+        assert_eq!(unpadded(&plaintext), Ok((0, 59)));
     }
 }

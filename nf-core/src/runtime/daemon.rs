@@ -11,8 +11,9 @@ use super::clock::Clock;
 use super::holding::Holding;
 use super::host::{Host, Tap};
 use super::reassembly::Reassembler;
+use super::spread::Spreader;
 use super::watchdog::Watchdog;
-use super::worker::{Output, Worker};
+use super::worker::{Output, Queues, Worker};
 use super::{Error, eal, log, telemetry};
 use crate::config::{self, Config, Control, Idle, PortRole};
 use crate::control::controller::Controller;
@@ -164,23 +165,26 @@ fn serve(
     // All workers are made before the first is launched: one that can't be made leaves nothing running.
     let mut made = Vec::with_capacity(workers);
     let rx_queues: Vec<usize> = ports.iter().map(|open| open.rx.len()).collect();
-    for ((index, core), lcore) in cores.into_iter().enumerate().zip(eal.worker_lcores()) {
-        let mut rx = Vec::new();
-        let mut tx = Vec::new();
-        for (number, open) in ports.iter_mut().enumerate() {
-            let port = PortIndex(number as u8);
-            // Shares as equal as can be; with fewer queues than workers, the last ones have none.
-            let share = open.rx.len().div_ceil(workers - index);
-            rx.extend(open.rx.drain(..share).map(|queue| (port, queue)));
-            tx.push(open.tx.pop().map(Output::new));
-        }
+    let shares: Vec<_> = (1..=workers).rev().map(|left| share(&mut ports, left)).collect();
+    let receives =
+        |worker: &usize, port| shares.get(*worker).is_some_and(|share| share.iter().any(|(it, _)| *it == port));
+    let receivers: Vec<_> = (0u8..)
+        .zip(&ports)
+        .filter(|(_, open)| open.role == PortRole::Unprotected)
+        .map(|(number, _)| PortIndex(number))
+        .map(|port| (port, (0..workers).filter(|worker| receives(worker, port)).collect()))
+        .collect();
+    let spreaders = Spreader::mesh(eal, config.eal.spread, workers, &receivers)?;
+    for (((core, lcore), rx), spreader) in cores.into_iter().zip(eal.worker_lcores()).zip(shares).zip(spreaders) {
+        let tx = ports.iter_mut().map(|open| open.tx.pop().map(Output::new)).collect();
+        let queues = Queues { rx, tx, spreader };
         let reassembler = if config.reassembly.enabled {
             Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
         } else {
             None
         };
         let holding = Holding::new(config.sad.larval, clock);
-        made.push((*lcore, Worker::new(core, clock, rx, tx, big.clone(), reassembler, holding)));
+        made.push((*lcore, Worker::new(core, clock, queues, big.clone(), reassembler, holding)));
     }
     let _metrics = serve_metrics(config)?;
     telemetry::register_all(eal, &config.control.socket)?;
@@ -278,6 +282,17 @@ impl Links {
     fn note(&mut self, port: PortIndex, up: bool) -> bool {
         self.0.get_mut(port.index()).is_some_and(|link| link.replace(up) != Some(up))
     }
+}
+
+/// One of `left` workers' share of the receive queues that are left: as equal as can be. With fewer queues than workers the
+/// last ones have none.
+fn share(ports: &mut [OpenPort], left: usize) -> Vec<(PortIndex, RxQueue)> {
+    let mut share = Vec::new();
+    for (number, open) in (0u8..).zip(ports) {
+        let count = open.rx.len().div_ceil(left);
+        share.extend(open.rx.drain(..count).map(|queue| (PortIndex(number), queue)));
+    }
+    share
 }
 
 /// Starts to run hooks, if there are any.
@@ -396,7 +411,8 @@ fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Resu
     if rss && !port.active_rss().intersects(RssTypes::ESP) {
         tracing::warn!(
             port = config.name,
-            "the port's hash doesn't cover the SPI: all ESP between two addresses lands on one queue"
+            "the port's hash doesn't cover the SPI: all ESP between two addresses lands on one queue; [eal] spread says what \
+             becomes of it"
         );
     }
     let mtu = port.mtu()?;

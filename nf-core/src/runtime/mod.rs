@@ -8,6 +8,7 @@ mod host;
 mod log;
 mod reassembly;
 mod replay;
+mod spread;
 mod telemetry;
 mod watchdog;
 mod worker;

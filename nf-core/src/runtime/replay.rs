@@ -11,7 +11,8 @@ use dpdk_rs::{Eal, Mempool, Port, PortConfig, SocketId};
 use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
-use super::worker::{Output, Worker};
+use super::spread::Spreader;
+use super::worker::{Output, Queues, Worker};
 use super::{Error, eal, log};
 use crate::config::{Config, PortRole};
 use crate::control::controller::Controller;
@@ -99,8 +100,9 @@ fn play(
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
     if let Some(core) = cores.into_iter().next() {
-        let mut worker =
-            Worker::new(core, clock, rx, outputs, big, reassembler, Holding::new(config.sad.larval, clock));
+        let holding = Holding::new(config.sad.larval, clock);
+        let queues = Queues { rx, tx: outputs, spreader: Spreader::alone() };
+        let mut worker = Worker::new(core, clock, queues, big, reassembler, holding);
         loop {
             if worker.poll() > 0 {
                 controller.tick(clock.now());

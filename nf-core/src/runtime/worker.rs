@@ -6,6 +6,7 @@ use dpdk_rs::{Burst, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
 use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
+use super::spread::Spreader;
 use crate::batch::{Batch, Fate};
 use crate::core::Core;
 use crate::drop::DropReason;
@@ -31,6 +32,14 @@ pub(super) struct Worker {
     /// Reassembled datagrams, which go through the pipeline after the burst that completed them.
     whole: Burst<BURST>,
     holding: Holding,
+    spreader: Spreader,
+}
+
+/// Where a worker's packets come from and go to.
+pub(super) struct Queues {
+    pub(super) rx: Vec<(PortIndex, RxQueue)>,
+    pub(super) tx: Vec<Option<Output>>,
+    pub(super) spreader: Spreader,
 }
 
 /// Where a burst enters the pipeline.
@@ -67,13 +76,12 @@ impl Worker {
     pub(super) fn new(
         core: Core,
         clock: Clock,
-        rx: Vec<(PortIndex, RxQueue)>,
-        tx: Vec<Option<Output>>,
+        Queues { rx, tx, spreader }: Queues,
         big: Mempool,
         reassembler: Option<Reassembler>,
         holding: Holding,
     ) -> Worker {
-        Worker { core, clock, rx, tx, big, reassembler, whole: Burst::default(), holding }
+        Worker { core, clock, rx, tx, big, reassembler, whole: Burst::default(), holding, spreader }
     }
 
     /// One round over all queues; gives how many packets came.
@@ -87,21 +95,22 @@ impl Worker {
             let Some((port, rx)) = self.rx.get_mut(queue) else {
                 break;
             };
-            let port = *port;
-            let before = Tsc::now();
+            let (port, mut before) = (*port, Tsc::now());
             let count = rx.recv(&mut burst);
             if count == 0 {
                 continue;
             }
             received += count;
-            let octets: usize = burst.as_slice().iter().map(Mbuf::pkt_len).sum();
-            self.core.counters().rx().add(count as u64, octets as u64);
-            self.process(&mut burst, port, Entry::Received, before);
-            if !self.whole.is_empty() {
-                let mut whole = std::mem::take(&mut self.whole);
-                self.process(&mut whole, port, Entry::Received, Tsc::now());
+            if self.spreader.is_due(&burst) {
+                let stages = self.core.stages();
+                self.spreader.hand_on(&mut burst, port, stages);
+                let now = Tsc::now();
+                stages.add(Stage::Spread, count, now.cycles_since(before));
+                before = now;
             }
+            self.receive(&mut burst, port, before);
         }
+        received += self.take_over();
         let tsc = Tsc::now();
         if let Some(reassembler) = &mut self.reassembler {
             reassembler.expire(tsc, self.core.counters());
@@ -112,6 +121,31 @@ impl Worker {
             _ => self.core.stages().busy_poll(),
         }
         received
+    }
+
+    /// Takes what other workers have handed on; gives how many packets that were.
+    fn take_over(&mut self) -> usize {
+        let mut taken = 0;
+        for source in 0..self.spreader.sources() {
+            let (mut burst, before) = (Burst::<BURST>::default(), Tsc::now());
+            if let Some(port) = self.spreader.take_over(source, &mut burst, self.core.stages()) {
+                taken += burst.len();
+                self.receive(&mut burst, port, before);
+            }
+        }
+        taken
+    }
+
+    /// Books a burst as received and takes it through the pipeline. What is handed on is booked by the worker that takes
+    /// it over, so that each worker's packets add up.
+    fn receive(&mut self, burst: &mut Burst<BURST>, port: PortIndex, begun: Tsc) {
+        let octets: usize = burst.as_slice().iter().map(Mbuf::pkt_len).sum();
+        self.core.counters().rx().add(burst.len() as u64, octets as u64);
+        self.process(burst, port, Entry::Received, begun);
+        if !self.whole.is_empty() {
+            let mut whole = std::mem::take(&mut self.whole);
+            self.process(&mut whole, port, Entry::Received, Tsc::now());
+        }
     }
 
     /// Sends on what was held for SAs that have matured, in order and in front of what is received next; gives up what
@@ -139,8 +173,13 @@ impl Worker {
         }
     }
 
-    /// Gives up what is incomplete: there is nothing more to come.
+    /// Does what others have handed on, until all have finished receiving, and gives up what is incomplete: there is
+    /// nothing more to come.
     pub(super) fn finish(&mut self) {
+        self.spreader.close();
+        while self.take_over() > 0 || !self.spreader.is_over() {
+            std::hint::spin_loop();
+        }
         if let Some(reassembler) = &mut self.reassembler {
             reassembler.finish(self.core.counters());
         }

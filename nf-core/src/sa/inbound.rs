@@ -28,34 +28,43 @@ pub struct SaKey {
 }
 
 /// An inbound SA. Shared by all cores: what changes in it is atomic, or per core.
+///
+/// What every packet needs comes first and fills two cache lines, so that a core that serves many SAs waits for few.
+#[repr(C, align(64))]
 pub struct Sa {
-    /// What it is found by.
-    pub key: SaKey,
     /// A number for sorting and display. No two SAs of a process have the same.
     pub id: u32,
+    /// The SPI, as in the key.
+    pub spi: Spi,
+    /// Lengths of the ESP fields.
+    pub layout: Layout,
     /// Tunnel or transport mode.
     pub mode: Mode,
     /// The encapsulation that was negotiated. Packets are taken with and without UDP all the same, since a peer may
     /// choose freely (RFC 7296 2.23).
     pub encap: Encap,
-    /// Lengths of the ESP fields.
-    pub layout: Layout,
-    /// What may be inside.
-    pub selectors: Selectors,
-    /// The anti-replay window.
-    pub window: ReplayWindow,
-    /// Verifies and decrypts.
-    pub opener: Box<dyn Opener>,
-    counters: Box<[SaCounters]>,
-    /// What of its lifetime traffic uses up.
-    allowance: Allowance,
     /// Which of its limits it has reached.
     phase: Phase,
     /// Whether an authentic packet has come.
     used: AtomicBool,
+    /// Whether its progress outlives the process.
+    marked: bool,
+    /// Verifies and decrypts.
+    pub opener: Box<dyn Opener>,
+    counters: Box<[SaCounters]>,
+    /// The first sequence number at which traffic may have reached a limit.
+    attention: SeqNo,
+    /// What may be inside.
+    pub selectors: Selectors,
+    /// The anti-replay window.
+    pub window: ReplayWindow,
+    /// What it is found by.
+    pub key: SaKey,
     /// Where the newest authentic packet came from, as [`fingerprint`]; 0 before the first.
     source: AtomicU64,
-    /// Where its progress outlives the process.
+    /// What of its lifetime traffic uses up.
+    allowance: Allowance,
+    /// Where its progress is noted for a successor.
     mark: Option<Mark>,
 }
 
@@ -71,6 +80,10 @@ pub struct Progress {
     /// Where to keep it from now on.
     pub mark: Option<Mark>,
 }
+
+// What [`Sa::prefetch`] asks for is all that a packet needs of the SA itself.
+#[cfg(all(target_pointer_width = "64", not(loom)))]
+const _: () = assert!(std::mem::offset_of!(Sa, key) == 128);
 
 impl Sa {
     /// Makes the SA with its key schedule, for `cores` cores.
@@ -89,20 +102,25 @@ impl Sa {
         let Progress { highest, packets, octets, mark } = progress;
         let next = SeqNo(highest.0.saturating_add(1));
         let window = ReplayWindow::resume_from(params.replay_window, params.transform.esn(), next);
+        let allowance = Allowance::new(&params.lifetime, &window);
+        let key = params.key();
         let sa = Sa {
-            allowance: Allowance::new(&params.lifetime, &window),
-            phase: Phase::default(),
-            key: params.key(),
             id,
+            spi: key.spi,
+            layout: params.transform.layout(),
             mode: params.mode,
             encap: params.encap,
-            layout: params.transform.layout(),
-            selectors: params.selectors.clone(),
-            window,
+            phase: Phase::default(),
+            used: AtomicBool::new(false),
+            marked: mark.is_some(),
             opener: engine.prepare(&params.transform)?,
             counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
-            used: AtomicBool::new(false),
+            attention: allowance.attention(),
+            selectors: params.selectors.clone(),
+            window,
+            key,
             source: AtomicU64::new(0),
+            allowance,
             mark,
         };
         if let Some(counters) = sa.counters.first() {
@@ -120,19 +138,18 @@ impl Sa {
     /// burst leaves.
     #[inline]
     pub fn raise_mark(&self, newest: SeqNo) {
-        if let Some(mark) = &self.mark {
+        if self.marked
+            && let Some(mark) = &self.mark
+        {
             mark.raise(newest);
         }
     }
 
-    /// Asks for the memory that the SA itself is in.
+    /// Asks for the memory that the SA itself is in, as far as each packet needs it.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        cpu::prefetch(&self.key);
-        cpu::prefetch(&self.layout);
-        cpu::prefetch(&self.selectors);
+        cpu::prefetch(&self.id);
         cpu::prefetch(&self.window);
-        cpu::prefetch(&self.opener);
     }
 
     /// Asks for the memory that the SA points to, once the SA itself is there. The engine's keys are left out: they are
@@ -152,7 +169,7 @@ impl Sa {
     /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.
     #[inline]
     pub fn note_progress(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
-        if !self.allowance.counts && newest < self.allowance.soft_seq {
+        if newest < self.attention {
             return None;
         }
         self.reach(newest)
@@ -219,8 +236,6 @@ impl Sa {
 /// What traffic may use of an SA.
 #[derive(Debug)]
 struct Allowance {
-    /// Whether octets or packets are limited.
-    counts: bool,
     soft_octets: u64,
     hard_octets: u64,
     soft_packets: u64,
@@ -236,7 +251,6 @@ impl Allowance {
         // A number that may come again can't run out.
         let last_seq = window.last().unwrap_or(SeqNo(u64::MAX));
         Allowance {
-            counts: [soft.bytes, soft.packets, hard.bytes, hard.packets].iter().any(Option::is_some),
             soft_octets: or_none(soft.bytes),
             hard_octets: or_none(hard.bytes),
             soft_packets: or_none(soft.packets),
@@ -245,6 +259,12 @@ impl Allowance {
             soft_seq: SeqNo(last_seq.0 - last_seq.0 / 16),
             last_seq,
         }
+    }
+
+    /// The first sequence number at which one of the limits may be reached: any, where octets or packets are limited.
+    fn attention(&self) -> SeqNo {
+        let unlimited = [self.soft_octets, self.hard_octets, self.soft_packets, self.hard_packets] == [u64::MAX; 4];
+        if unlimited { self.soft_seq } else { SeqNo(0) }
     }
 }
 

@@ -57,6 +57,9 @@ const PACKET_BITS: u64 = 0xFFFF;
 /// The generation's place in a word.
 const GENERATION_SHIFT: u32 = 16;
 
+/// The widest window, in packets.
+const WIDEST: u32 = 65_536;
+
 /// How many numbers a replay window spans, its highest included: 0 (off), or 32 to 65,536.
 ///
 /// RFC 4303 3.4.3 demands at least 32 and prefers 64.
@@ -67,6 +70,15 @@ pub struct WindowSize(u32);
 impl WindowSize {
     /// No replay protection, for SAs with manual keys or with several senders (RFC 4303 3.4.3).
     pub const OFF: WindowSize = WindowSize(0);
+
+    /// This window, or one of so many packets where that is wider. One that is off stays off.
+    #[must_use]
+    pub fn at_least(self, packets: u32) -> WindowSize {
+        match self {
+            WindowSize::OFF => self,
+            WindowSize(size) => WindowSize(size.max(packets.min(WIDEST))),
+        }
+    }
 
     /// The size in packets; 0 is off.
     pub const fn get(self) -> u32 {
@@ -79,7 +91,7 @@ impl TryFrom<u32> for WindowSize {
 
     fn try_from(packets: u32) -> Result<Self, Self::Error> {
         match packets {
-            0 | 32..=65_536 => Ok(WindowSize(packets)),
+            0 | 32..=WIDEST => Ok(WindowSize(packets)),
             _ => Err(BadWindowSize(packets)),
         }
     }
@@ -122,7 +134,7 @@ impl From<Refused> for DropReason {
 /// several do, a late packet may be judged by where the window is or by where it just was. No number is ever accepted
 /// twice.
 ///
-/// Memory: a struct of 48 octets plus a ring of 8 octets per word, with ⌈W/16⌉ + 1 words rounded up to a power of two:
+/// Memory: a struct of 40 octets plus a ring of 8 octets per word, with ⌈W/16⌉ + 1 words rounded up to a power of two:
 /// 64 octets for W = 64, 64 KiB for W = 65,536, none when off.
 ///
 /// # Extended sequence numbers
@@ -135,8 +147,6 @@ pub struct ReplayWindow {
     head: AtomicU64,
     /// Empty when the window is off, otherwise a power of two of words.
     ring: Box<[AtomicU64]>,
-    /// log2 of the ring's length.
-    ring_shift: u32,
     /// How far left of the head a number may lie: W - 1, or half of the low half's range when the window is off.
     reach: u32,
     /// The last number that the SA can use.
@@ -170,7 +180,6 @@ impl ReplayWindow {
         let window = ReplayWindow {
             head: AtomicU64::new(head),
             ring: std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect(),
-            ring_shift,
             reach,
             last,
             esn,
@@ -367,9 +376,11 @@ impl ReplayWindow {
         }
     }
 
+    /// Not for a window that is off.
     #[inline]
     fn generation(&self, block: u64) -> u64 {
-        block >> self.ring_shift
+        // The length is a power of two: this is its logarithm.
+        block >> self.ring.len().trailing_zeros()
     }
 
     /// The word in the block's slot. Not for a window that is off, which has none.
@@ -455,10 +466,18 @@ mod tests {
     }
 
     #[test]
+    fn a_window_is_widened_and_never_narrowed_or_switched_on() {
+        let widened = |size| WindowSize::try_from(size).unwrap().at_least(1024).get();
+        assert_eq!([0, 64, 1024, 4096].map(widened), [0, 1024, 1024, 4096]);
+        assert_eq!(WindowSize::try_from(64).unwrap().at_least(u32::MAX).get(), 65_536);
+        assert_eq!(WindowSize::try_from(64).unwrap().at_least(0).get(), 64);
+    }
+
+    #[test]
     fn a_small_window_takes_one_cache_line() {
         assert_eq!(window(64, true).ring.len() * size_of::<AtomicU64>(), 64);
         assert_eq!(window(65_536, true).ring.len() * size_of::<AtomicU64>(), 64 << 10);
-        assert_eq!(size_of::<ReplayWindow>(), 48);
+        assert_eq!(size_of::<ReplayWindow>(), 40);
     }
 
     #[test]

@@ -301,8 +301,8 @@ impl SaSpec {
             transform: self.transform()?,
             replay_window: self.replay_window.try_into().map_err(|error| FieldError::new("replay_window", error))?,
             selectors: Selectors {
-                src: prefixes("selectors.src", &self.selectors.src)?,
-                dst: prefixes("selectors.dst", &self.selectors.dst)?,
+                src: prefixes("selectors.src", &self.selectors.src)?.into(),
+                dst: prefixes("selectors.dst", &self.selectors.dst)?.into(),
             },
             peer: self.peer()?,
             lifetime: self.lifetime.check().map(|()| self.lifetime)?,

@@ -24,6 +24,8 @@ pub enum Lookup<'t> {
     Unknown,
 }
 
+/// On a cache line of its own: to compare it costs one.
+#[repr(align(64))]
 struct Entry {
     spi: Spi,
     dst: IpAddr,
@@ -69,6 +71,10 @@ impl Entry {
 
 /// The rank of an exact SA, which nothing can beat.
 const BEST: u8 = 7;
+
+/// A look-up that has begun: the first entry that may be the one.
+#[derive(Clone, Copy, Default)]
+pub struct Probe<'t>(Option<&'t Entry>);
 
 /// What an installation has changed.
 #[derive(Debug, Default)]
@@ -123,12 +129,30 @@ impl SaTable {
         best.1
     }
 
-    /// Asks for the memory that looking up this SPI reads.
+    /// Begins to look up an SPI, and asks for the memory that [`SaTable::resolve`] will read.
     #[inline]
-    pub fn prefetch(&self, spi: Spi) {
-        if let Some(entry) = self.entries.iter_hash(Self::hash(self.seed, spi)).next() {
+    pub fn probe(&self, spi: Spi) -> Probe<'_> {
+        let first = self.entries.iter_hash(Self::hash(self.seed, spi)).next();
+        if let Some(entry) = first {
             cpu::prefetch(entry);
         }
+        Probe(first)
+    }
+
+    /// Ends what [`SaTable::probe`] has begun for the same SPI, as [`SaTable::lookup`] would.
+    #[inline]
+    pub fn resolve<'t>(&'t self, probe: Probe<'t>, spi: Spi, dst: IpAddr, src: IpAddr) -> Lookup<'t> {
+        // Most SPIs that nobody has end here, and nearly all others with the first entry.
+        let Some(first) = probe.0 else {
+            return Lookup::Unknown;
+        };
+        if first.spi == spi
+            && first.dst == dst
+            && let (BEST, found) = first.rank(src)
+        {
+            return found;
+        }
+        self.lookup(spi, dst, src)
     }
 
     /// Puts an SA in; tells which one had the same key, and which reservation this ends. With no room left the new one

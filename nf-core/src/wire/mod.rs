@@ -12,7 +12,7 @@ pub mod ipv6;
 pub mod transport;
 pub mod udp;
 
-pub use headers::{Headers, Kind, parse};
+pub use headers::{Headers, Kind, is_whole_esp, parse};
 pub use inner::Inner;
 
 /// IP protocol numbers.

@@ -5,8 +5,10 @@
 //! both programs in the same way, and read over its telemetry socket. The figure is the best of several short intervals:
 //! anything else that runs on the machine can only make one worse.
 
+pub mod order;
 mod program;
 pub mod report;
+pub mod spread;
 mod telemetry;
 mod traffic;
 
@@ -18,6 +20,7 @@ use serde::Serialize;
 
 use program::Gateway;
 pub use program::Measured;
+use spread::Spreading;
 use traffic::{Mix, Traffic};
 
 /// Why a comparison could not be made.
@@ -57,8 +60,21 @@ pub struct Options {
     pub dir: PathBuf,
     /// The CPU that both run on.
     pub cpu: u16,
+    /// A second CPU, which a tunnel is spread to; none to leave that out.
+    pub second_cpu: Option<u16>,
     /// Fewer cases, shorter.
     pub quick: bool,
+    /// How long each program is measured, if not as long as usual.
+    pub time: Option<Duration>,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    /// Beside ipsec-secgw.
+    pub rows: Vec<Row>,
+    /// One SA on two cores.
+    pub spreading: Option<Spreading>,
 }
 
 /// Packets of one kind.
@@ -129,13 +145,14 @@ impl fmt::Display for Row {
     }
 }
 
-/// Measures every case, and calls `done` with each row as it comes.
+/// Measures every case, and calls `done` with each figure as it comes.
 ///
 /// # Errors
 /// A program that doesn't start or that ends, or a file that can't be written.
-pub fn run(options: &Options, mut done: impl FnMut(&Row)) -> Result<Vec<Row>, BenchError> {
+pub fn run(options: &Options, mut done: impl FnMut(&dyn fmt::Display)) -> Result<Figures, BenchError> {
     std::fs::create_dir_all(&options.dir).map_err(|error| BenchError::Io { path: options.dir.clone(), error })?;
-    let time = if options.quick { Duration::from_millis(1500) } else { Duration::from_secs(5) };
+    let usual = if options.quick { Duration::from_millis(1500) } else { Duration::from_secs(5) };
+    let time = options.time.unwrap_or(usual);
     let mut rows = Vec::new();
     for case in cases(options.quick) {
         let traffic = Traffic::write(&options.dir, &case)?;
@@ -155,5 +172,9 @@ pub fn run(options: &Options, mut done: impl FnMut(&Row)) -> Result<Vec<Row>, Be
         done(&row);
         rows.push(row);
     }
-    Ok(rows)
+    let spreading = options.second_cpu.map(|second| spread::measure(options, second, time)).transpose()?;
+    if let Some(spreading) = &spreading {
+        done(spreading);
+    }
+    Ok(Figures { rows, spreading })
 }

@@ -58,6 +58,8 @@ impl SecgwMode {
 /// Either program.
 pub(super) enum Gateway<'p> {
     NfCore(&'p Path),
+    /// nf-core that hands what one core doesn't keep up with on to a second one, on this CPU.
+    NfCoreSpread(&'p Path, u16),
     Secgw(&'p Path, SecgwMode),
 }
 
@@ -96,7 +98,23 @@ impl Gateway<'_> {
     fn name(&self) -> String {
         match self {
             Gateway::NfCore(_) => "nf-core".to_owned(),
+            Gateway::NfCoreSpread(..) => "nf-core on two cores".to_owned(),
             Gateway::Secgw(_, mode) => format!("ipsec-secgw ({})", mode.name()),
+        }
+    }
+
+    fn cpus(&self, options: &Options) -> Vec<u16> {
+        match self {
+            Gateway::NfCoreSpread(_, second) => vec![options.cpu, *second],
+            Gateway::NfCore(_) | Gateway::Secgw(..) => vec![options.cpu],
+        }
+    }
+
+    /// Each worker needs a transmit queue of each port, and net_pcap has as many as it has files to write.
+    fn unused_outputs(&self) -> &'static str {
+        match self {
+            Gateway::NfCoreSpread(..) => ",tx_pcap=/dev/null,tx_pcap=/dev/null",
+            Gateway::NfCore(_) | Gateway::Secgw(..) => "",
         }
     }
 
@@ -130,7 +148,7 @@ impl Gateway<'_> {
         let (received, sent) = counted.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
         let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
         let (mode, stages) = match self {
-            Gateway::NfCore(_) => ("nf-core".to_owned(), stages(&socket).map_err(failed)?),
+            Gateway::NfCore(_) | Gateway::NfCoreSpread(..) => (self.name(), stages(&socket).map_err(failed)?),
             Gateway::Secgw(_, mode) => (mode.name().to_owned(), Vec::new()),
         };
         Ok(Measured { mode, received, sent, median, stages })
@@ -156,18 +174,19 @@ impl Gateway<'_> {
             "1024".to_owned(),
             "--no-pci".to_owned(),
             format!("--file-prefix={prefix}"),
-            format!("--vdev=net_pcap0,rx_pcap={},infinite_rx=1", traffic.capture.display()),
+            format!("--vdev=net_pcap0,rx_pcap={},infinite_rx=1{}", traffic.capture.display(), self.unused_outputs()),
             // It would otherwise receive, for ever.
             "--vdev=net_null0,no-rx=1".to_owned(),
         ];
         let mut command = match self {
-            Gateway::NfCore(program) => {
+            Gateway::NfCore(program) | Gateway::NfCoreSpread(program, _) => {
                 let config = options.dir.join("nf.toml");
                 let text = format!(
-                    "[eal]\nargs = {eal:?}\ncores = [{}]\nmbufs = {MBUFS}\n\n[control]\nsocket = {socket:?}\n\n\
+                    "[eal]\nargs = {eal:?}\ncores = {:?}\nmbufs = {MBUFS}\n\n[control]\nsocket = {socket:?}\n\n\
                      [[port]]\nname = \"net_pcap0\"\nrole = \"unprotected\"\n\n\
                      [[port]]\nname = \"net_null0\"\nrole = \"protected\"\nnext_hop_mac = \"02:00:00:00:00:08\"\n\n{}",
-                    options.cpu, traffic.sas_toml
+                    self.cpus(options),
+                    traffic.sas_toml
                 );
                 std::fs::write(&config, text).map_err(io(&config))?;
                 let mut command = Command::new(program);

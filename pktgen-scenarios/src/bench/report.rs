@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::Row;
+use super::{Figures, Row};
 
 /// Between these lines of the page the figures are put.
 const BEGIN: &str = "<!-- figures: written by make bench -->";
@@ -23,7 +23,7 @@ macro_rules! line {
 ///
 /// # Errors
 /// A page without a place for figures, or one that can't be read or written.
-pub fn write(page: &Path, rows: &[Row], memory: &Value) -> Result<(), String> {
+pub fn write(page: &Path, figures: &Figures, memory: &Value) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", page.display());
     let text = std::fs::read_to_string(page).map_err(failed)?;
     let place = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
@@ -31,11 +31,11 @@ pub fn write(page: &Path, rows: &[Row], memory: &Value) -> Result<(), String> {
         return Err(format!("{}: there is no `{BEGIN}` and `{END}` to put the figures between", page.display()));
     };
     let plot = page.with_extension("svg");
-    std::fs::write(&plot, plotted(rows)).map_err(|error| format!("{}: {error}", plot.display()))?;
-    std::fs::write(page, format!("{before}{BEGIN}\n\n{}\n{END}{after}", tables(rows, memory))).map_err(failed)
+    std::fs::write(&plot, plotted(&figures.rows)).map_err(|error| format!("{}: {error}", plot.display()))?;
+    std::fs::write(page, format!("{before}{BEGIN}\n\n{}\n{END}{after}", tables(figures, memory))).map_err(failed)
 }
 
-fn tables(rows: &[Row], memory: &Value) -> String {
+fn tables(Figures { rows, spreading }: &Figures, memory: &Value) -> String {
     let mut out = String::new();
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     line!(
@@ -123,6 +123,25 @@ fn tables(rows: &[Row], memory: &Value) -> String {
         number(&together["overtaken_percent"]),
         together["overtaken_by"]
     );
+    if let Some(spreading) = spreading {
+        let (one, two, order) = (&spreading.one_core, &spreading.two_cores, spreading.order);
+        line!(
+            out,
+            "\nOver net_pcap, with one receive queue as a NIC has for a tunnel, packets of 512 octets inside:\n"
+        );
+        line!(out, "| | Mpps sent | times one core |");
+        line!(out, "|---|---|---|");
+        line!(out, "| one core, which receives and does everything | {:.2} | 1.00 |", one.sent / 1e6);
+        line!(out, "| spread over two | {:.2} | {:.2} |", two.sent / 1e6, two.sent / one.sent);
+        line!(
+            out,
+            "\nOf {} numbered packets that were all handed out in turn (`spread = \"on\"`) {:.2} % came out behind a later one, \
+             by {} packets at most.",
+            order.packets,
+            order.late_percent(),
+            order.extent
+        );
+    }
     out
 }
 
@@ -182,6 +201,8 @@ fn plotted(rows: &[Row]) -> String {
 mod tests {
     use super::*;
     use crate::bench::Measured;
+    use crate::bench::order::Order;
+    use crate::bench::spread::Spreading;
 
     fn row() -> Row {
         let measured = |mode: &str, received| Measured {
@@ -201,16 +222,34 @@ mod tests {
         }
     }
 
+    fn figures() -> Figures {
+        let measured = row().nf_core;
+        let order = Order::of([1, 3, 2, 4]);
+        Figures {
+            rows: vec![row()],
+            spreading: Some(Spreading {
+                one_core: measured.clone(),
+                two_cores: Measured { sent: 17.1e6, ..measured },
+                order,
+            }),
+        }
+    }
+
     #[test]
     fn figures_take_their_place_and_leave_the_rest_alone() {
         let dir = tempfile::tempdir().unwrap();
         let page = dir.path().join("benchmarks.md");
         std::fs::write(&page, format!("# Title\n{BEGIN}\nold\n{END}\nbehind\n")).unwrap();
-        write(&page, &[row()], &serde_json::json!({"cpu": "a CPU", "engine": "ipsec-mb"})).unwrap();
+        write(&page, &figures(), &serde_json::json!({"cpu": "a CPU", "engine": "ipsec-mb"})).unwrap();
         let text = std::fs::read_to_string(&page).unwrap();
         assert!(text.starts_with("# Title\n") && text.ends_with(&format!("{END}\nbehind\n")), "{text}");
         assert!(!text.contains("old"), "{text}");
         assert!(text.contains("| 64 | 1 | good | 9.00 | 6.00 | librte_ipsec | 1.50 | 80 | 100 | 20 |"), "{text}");
+        assert!(text.contains("| spread over two | 17.10 | 1.90 |"), "{text}");
+        assert!(
+            text.contains("Of 4 numbered packets") && text.contains("25.00 % came out behind a later one, by 1"),
+            "{text}"
+        );
         let plot = std::fs::read_to_string(dir.path().join("benchmarks.svg")).unwrap();
         assert!(plot.starts_with("<svg") && plot.ends_with("</svg>\n") && plot.contains(">9.0<"), "{plot}");
     }
@@ -220,6 +259,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let page = dir.path().join("page.md");
         std::fs::write(&page, "nothing here").unwrap();
-        assert!(write(&page, &[row()], &Value::Null).is_err_and(|error| error.contains("figures")));
+        assert!(write(&page, &figures(), &Value::Null).is_err_and(|error| error.contains("figures")));
     }
 }

@@ -66,7 +66,7 @@ pub fn run(options: &Options, nf_core: &Path, dir: &Path, progress: &mut dyn FnM
     let mut link = generator.link(dir, options.ring)?;
     let (eal_args, ports) = link.nf_core();
     let config = format!("{ports}\n[crypto]\nengine = {:?}\n", options.engine);
-    let start = Start { nf_core, dir, eal_args: &eal_args, cpu: nf_cpu, spin: true, config: &config };
+    let start = Start { nf_core, dir, eal_args: &eal_args, cpus: &[nf_cpu], spread: None, spin: true, config: &config };
     let mut daemon = Daemon::start(&start)?;
     daemon.wait_for_ports(&link)?;
     pin(generator_cpu)

@@ -247,7 +247,8 @@ impl Controller {
 
     /// Makes an SA, without installing it. One in whose place it comes, and whose keys it has, hands over how far it has come:
     /// what was accepted once is a replay afterwards, too.
-    pub(super) fn make_sa(&mut self, params: SaParams) -> Result<MadeSa, ControlError> {
+    pub(super) fn make_sa(&mut self, mut params: SaParams) -> Result<MadeSa, ControlError> {
+        params.replay_window = params.replay_window.at_least(self.least_window);
         let kept = self.state.take();
         let same = self.sas.get(&order(&params.key())).filter(|stored| stored.params.transform == params.transform);
         let before = same.map(|stored| {
