@@ -24,6 +24,7 @@ use crate::route::Resolver;
 use crate::sa::inbound::{Sa, SaKey};
 use crate::sa::larval::{Reservation, Settled};
 use crate::sa::table::{Installed, SaTable};
+use crate::spd::Spd;
 use crate::stage::{Stage, StageCounters, Stopwatch};
 use crate::types::{CoreId, Nanos};
 use crate::wire;
@@ -48,6 +49,8 @@ pub enum Command {
     Release(Reservation),
     /// Takes new ports and addresses.
     SetNet(Arc<Net>),
+    /// Takes a new outbound policy, with the SAs that are part of it.
+    SetSpd(Arc<Spd>),
     /// Takes new bindings.
     SetGates(Box<GateTable>),
     /// Puts an instance in its place, or takes it out.
@@ -60,6 +63,8 @@ pub enum Retired {
     Sa(Arc<Sa>),
     /// Ports and addresses.
     Net(Arc<Net>),
+    /// The outbound policy.
+    Spd(Arc<Spd>),
     /// Bindings.
     Gates(Box<GateTable>),
     /// An instance.
@@ -101,8 +106,10 @@ pub struct CoreCx<'c> {
     pub now: Nanos,
     /// The core.
     pub id: CoreId,
-    /// The core's SAs.
+    /// The core's inbound SAs.
     pub sad: &'c SaTable,
+    /// The outbound policy, and its SAs.
+    pub spd: &'c Spd,
     /// Ports and local addresses.
     pub net: &'c Net,
     /// The core's counters. Packets are booked by their fate at the burst's end: a plugin doesn't count them here.
@@ -111,6 +118,8 @@ pub struct CoreCx<'c> {
     pub events: &'c mut EventSender,
     /// Decides which unknown SPIs are worth an event.
     pub limiter: &'c mut CoreLimiter,
+    /// Decides which packets without an outbound SA are worth an event.
+    pub wanted: &'c mut CoreLimiter,
     /// Decides which next hops are worth a question.
     pub resolver: &'c mut Resolver,
     /// Takes the time of the pipeline's stages.
@@ -131,10 +140,12 @@ impl CoreCx<'_> {
 pub struct Core {
     id: CoreId,
     sad: SaTable,
+    spd: Arc<Spd>,
     gates: Gates,
     net: Arc<Net>,
     events: EventSender,
     limiter: CoreLimiter,
+    wanted: CoreLimiter,
     resolver: Resolver,
     link: Arc<Link>,
     /// The reservations that the last commands ended.
@@ -156,10 +167,12 @@ impl Core {
         Core {
             id,
             sad: SaTable::with_capacity(capacity),
+            spd: Arc::default(),
             gates: Gates::default(),
             net,
             events,
             limiter: CoreLimiter::default(),
+            wanted: CoreLimiter::default(),
             resolver: Resolver::default(),
             link,
             settled: ArrayVec::new(),
@@ -236,6 +249,7 @@ impl Core {
                 None
             }
             Command::SetNet(net) => Some(Retired::Net(std::mem::replace(&mut self.net, net))),
+            Command::SetSpd(spd) => Some(Retired::Spd(std::mem::replace(&mut self.spd, spd))),
             Command::SetGates(table) => Some(Retired::Gates(self.gates.swap_table(table))),
             Command::SetInstance(slot, instance) => self.gates.swap_instance(slot, instance).map(Retired::Instance),
         }
@@ -261,15 +275,17 @@ impl Core {
 
     fn run(&mut self, entry: Entry, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
-        let Core { id, sad, gates, net, events, limiter, resolver, link, .. } = self;
+        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, link, .. } = self;
         let mut cx = CoreCx {
             now,
             id: *id,
             sad,
+            spd,
             net,
             counters: &link.counters,
             events,
             limiter,
+            wanted,
             resolver,
             watch: Stopwatch::start(&link.stages),
         };

@@ -147,6 +147,62 @@ drop_reasons! {
         "The inner packet's addresses lie outside its SA's selectors (IPv6 inside)."
         "The peer sends traffic that was not negotiated, or the selectors are too narrow."
         "Compare `nf-ctl sa show SPI` with the peer's policy.";
+    OutInvalidSaV4 32 OUT_V4_PKT_HIT_INVALID_SA InvalidSa
+        "The packet's outbound SA has reached a hard limit of its lifetime (IPv4 inside)."
+        "IKE did not rekey the SA in time."
+        "`nf-ctl show crypto ikev2 sa` shows whether the peer answers; `nf-ctl recover PEER` starts anew.";
+    OutIkeV4 33 OUT_V4_PKT_HIT_IKE_START_SP IkeIndicate
+        "A policy protects the packet, and there is no SA yet (IPv4): IKE was told, within limits."
+        "The first packets of a tunnel that is brought up on demand; or IKE gets no answer from the peer."
+        "If it goes on: `nf-ctl recovery log` and the agent's log say why there is no SA; `nf-ctl sa list` shows those that there are.";
+    OutDenyV4 35 OUT_V4_PKT_HIT_DENY_DROP_SP DenyDrop
+        "A policy discards the packet on its way out (IPv4)."
+        "A `[[policy]]` with `action = \"discard\"`."
+        "Compare the packet's addresses with the policies if it should have passed.";
+    OutInvalidSaV6 37 OUT_V6_PKT_HIT_INVALID_SA InvalidSa
+        "The packet's outbound SA has reached a hard limit of its lifetime (IPv6 inside)."
+        "IKE did not rekey the SA in time."
+        "`nf-ctl show crypto ikev2 sa` shows whether the peer answers; `nf-ctl recover PEER` starts anew.";
+    OutIkeV6 38 OUT_V6_PKT_HIT_IKE_START_SP IkeIndicate
+        "A policy protects the packet, and there is no SA yet (IPv6): IKE was told, within limits."
+        "The first packets of a tunnel that is brought up on demand; or IKE gets no answer from the peer."
+        "If it goes on: `nf-ctl recovery log` and the agent's log say why there is no SA; `nf-ctl sa list` shows those that there are.";
+    OutDenyV6 40 OUT_V6_PKT_HIT_DENY_DROP_SP DenyDrop
+        "A policy discards the packet on its way out (IPv6)."
+        "A `[[policy]]` with `action = \"discard\"`."
+        "Compare the packet's addresses with the policies if it should have passed.";
+    OutCryptoError 45 OUT_UNEXP_CD_SW_IPSEC_EXCEPTION Output
+        "The crypto engine could not encrypt the packet."
+        "A fault of the engine, or of the crypto device behind it."
+        "See the log for the engine's message; set `[crypto] engine = \"aes-gcm\"` to rule the device out.";
+    OutSequence 46 OUT_CD_SW_IPSEC_DETECT_SEQ_OVEFLOW Output
+        "The outbound SA has no sequence numbers left (RFC 4303 3.3.3)."
+        "IKE did not rekey the SA in time, or it has manual keys."
+        "Rekey it; use extended sequence numbers (`esn`) for fast tunnels.";
+    OutDfSet 48 OUT_CANNOT_FRAG_DF_SET_PKT Output
+        "With its outer headers the packet is longer than the path's MTU, and may not be fragmented."
+        "The sender takes a larger MTU for granted than the tunnel has."
+        "Lower the MTU or the TCP MSS behind the tunnel, or set the SA's `df` to \"clear\".";
+    OutNoRoom 49 OUT_PKT_HEADPAD_LEN_ERR Output
+        "The packet's buffer has no room for outer headers, padding and ICV."
+        "A packet that nearly fills its buffer, such as a jumbo frame."
+        "Lower the MTU of the protected port.";
+    OutTooBigV4 51 OUT_INFRA_V4_PKT_LEN_TOO_BIG Output
+        "With its outer headers the packet would be longer than 65,535 octets (IPv4 inside)."
+        "A packet of nearly 64 KiB."
+        "Lower the MTU of the protected port.";
+    OutTooBigV6 52 OUT_INFRA_V6_PKT_LEN_TOO_BIG Output
+        "With its outer headers the packet would be longer than 65,535 octets (IPv6 inside)."
+        "A packet of nearly 64 KiB."
+        "Lower the MTU of the protected port.";
+    OutPolicyV4 56 OUT_V4_POST_OUTPUT_POLICY_FAIL Output
+        "The SA is in transport mode, and the packet isn't a whole one between its two ends (IPv4)."
+        "Selectors of a transport mode SA that are wider than its two addresses, or a fragment."
+        "Use tunnel mode between networks.";
+    OutPolicyV6 57 OUT_V6_POST_OUTPUT_POLICY_FAIL Output
+        "The SA is in transport mode, and the packet isn't a whole one between its two ends (IPv6)."
+        "Selectors of a transport mode SA that are wider than its two addresses, or a fragment."
+        "Use tunnel mode between networks.";
     AuthFailed 62 IN_CD_SW_IPSEC_MAC_EXCEPTION Input
         "The integrity check value (ICV) is wrong."
         "The keys differ, the packet was changed on its way, or it is forged."

@@ -7,6 +7,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::sa::inbound::SaKey;
 use crate::sa::lifetime::{Limit, Unit};
+use crate::spd::PolicyId;
 use crate::types::{CoreId, Nanos, PortIndex, Spi};
 
 /// Events that may wait for the control thread, for each core. It comes by every few milliseconds, and the core's limiter
@@ -54,6 +55,23 @@ pub enum Event {
         /// When.
         at: Nanos,
     },
+    /// A packet that is to be protected, for which there is no SA.
+    SaWanted(SaWanted),
+}
+
+/// A packet that is to be protected, for which there is no SA.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SaWanted {
+    /// The policy that asks for it.
+    pub policy: PolicyId,
+    /// The packet's source.
+    pub src: IpAddr,
+    /// The packet's destination.
+    pub dst: IpAddr,
+    /// Packets of the flow since its last event, this one included.
+    pub packets: u32,
+    /// When.
+    pub at: Nanos,
 }
 
 /// An SA, by its key, and by its number: an SA that was replaced under the same key has another one.

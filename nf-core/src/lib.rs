@@ -24,6 +24,7 @@ mod cpu;
 pub mod crypto;
 pub mod decap;
 pub mod drop;
+pub mod encap;
 pub mod event;
 pub mod forward;
 pub mod holding;
@@ -40,6 +41,7 @@ pub mod route;
 #[cfg(feature = "dpdk")]
 pub mod runtime;
 pub mod sa;
+pub mod spd;
 pub mod stage;
 pub mod state;
 pub mod systemd;

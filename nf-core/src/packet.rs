@@ -114,6 +114,16 @@ impl<'p> Packet<'p> {
         self.data_mut().first_chunk_mut()
     }
 
+    /// Puts room in front of the frame and behind it; none, and nothing changed, if the buffer has no more. What the room
+    /// holds is left over from before: the caller writes all of it.
+    #[inline]
+    pub fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
+        let start = self.start.checked_sub(front)?;
+        let end = self.end.checked_add(back).filter(|end| *end <= self.buffer.len())?;
+        (self.start, self.end) = (start, end);
+        Some(self.data_mut())
+    }
+
     /// Octets of the frame as it was received, without FCS.
     #[inline]
     pub fn received_octets(&self) -> usize {
@@ -191,6 +201,13 @@ impl<'p> Packet<'p> {
         self.may_leave_unprotected = true;
     }
 
+    /// Notes that the packet is in another one now, whose headers these are: filters go by them from here on.
+    #[inline]
+    pub(crate) fn set_encapsulated(&mut self, headers: Headers) {
+        (self.decapsulated, self.transit) = (None, None);
+        self.headers = headers;
+    }
+
     #[inline]
     pub(crate) fn set_headers(&mut self, headers: Headers) {
         self.headers = headers;
@@ -251,6 +268,10 @@ mod tests {
         packet.prepend::<2>().unwrap().copy_from_slice(b"XY");
         assert_eq!(packet.data(), b"XYram");
         assert!(packet.prepend::<4>().is_none());
+        assert!(packet.grow(0, 5).is_none() && packet.grow(4, 0).is_none());
+        assert_eq!(packet.data(), b"XYram");
+        packet.grow(3, 4).unwrap()[3..5].copy_from_slice(b"ZZ");
+        assert_eq!(packet.data(), b"...ZZrame...");
         assert_eq!(packet.received_octets(), 5);
     }
 

@@ -40,6 +40,25 @@ impl Prefix {
         Prefix { address, len: 0 }
     }
 
+    /// The network of that length that an address lies in.
+    #[inline]
+    pub fn around(address: IpAddr, len: u8) -> Prefix {
+        let len = len.min(width(address));
+        let address = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(u32::from(32 - len)).unwrap_or(0);
+                Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+            }
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & mask(address, len)).into(),
+        };
+        Prefix { address, len }
+    }
+
+    /// Whether all of another network lies in this one.
+    pub fn covers(self, other: Prefix) -> bool {
+        self.len <= other.len && self.contains(other.address)
+    }
+
     /// The network's address: its first one.
     pub const fn address(self) -> IpAddr {
         self.address

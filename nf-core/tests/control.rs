@@ -382,7 +382,7 @@ fn a_subscriber_gets_typed_events_over_the_socket() {
 fn late_packets_on_a_deleted_sa_are_no_invalid_spi() {
     let fixture = Fixture::load("v4-tunnel-gcm128");
     let mut nf = Nf::new(&format!("[sad]\ndeleted_memory_s = 10\n{}", fixture.config), 1);
-    let key = nf.controller.sas().next().unwrap().sa.key;
+    let key = nf.controller.sas().next().unwrap().sa.key();
     nf.now = Nanos::from_secs(1);
     nf.tick(Nanos::from_secs(1));
     let done = AtomicBool::new(false);

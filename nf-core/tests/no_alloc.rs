@@ -116,3 +116,46 @@ fn holding_packets_does_not_make_a_core_allocate() {
         nf.control(|control| control.release(Spi(peer.spi), None, None)).unwrap();
     }
 }
+
+/// Encapsulation: by SAs with and without a block cipher, in UDP over IPv6, and of packets that find no SA.
+#[test]
+fn encapsulation_does_not_make_a_core_allocate() {
+    let policy = "[[policy]]\ndst = [\"192.168.3.0/24\"]\naction = \"protect\"\n";
+    let sa = |spi: u32, net: u32, more: &str| {
+        format!(
+            "[[sa]]\nspi = {spi}\ndirection = \"out\"\nmode = \"tunnel\"\n\
+             selectors = {{ dst = [\"192.168.{net}.0/24\"] }}\n{more}\n"
+        )
+    };
+    let v4 = "src = \"10.10.1.2\"\ndst = \"10.1.1.1\"";
+    let v6 = "src = \"2001:db8::2\"\ndst = \"2001:db8::1\"\nencap = \"udp\"";
+    let gcm = format!("alg = \"aes-gcm-16\"\nkey = \"{}\"", "5a".repeat(20));
+    let cbc = format!(
+        "alg = \"aes-cbc\"\nkey = \"{}\"\nauth = \"hmac-sha256-128\"\nauth_key = \"{}\"",
+        "5a".repeat(16),
+        "a5".repeat(32)
+    );
+    let config = [policy.to_owned(), sa(256, 0, &format!("{v4}\n{gcm}")), sa(257, 1, &format!("{v6}\n{cbc}"))].concat();
+    let mut nf = Nf::gateway(&config, 1);
+    let core = &mut nf.cores[0];
+    let frames: Vec<Vec<u8>> = (0..BURST as u8)
+        .map(|n| {
+            let packet = common::ipv4([172, 16, 0, 9], [192, 168, n % 4, n], 253, &[n; 50]);
+            [&common::MACS[1].0[..], &[2; 6], &[8, 0], &packet].concat()
+        })
+        .collect();
+    for round in 0..3 {
+        let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| [&[0; 128][..], frame, &[0; 128]].concat()).collect();
+        let mut sent = 0;
+        let count = allocations(|| {
+            let mut batch = Batch::default();
+            for buffer in &mut buffers {
+                let frame = 128..buffer.len() - 128;
+                batch.push(Packet::new(buffer, frame, PortIndex(1)).unwrap()).unwrap();
+            }
+            core.process(Nanos::from_secs(round), &mut batch);
+            sent = batch.lanes().filter(|lane| matches!(batch.fate(*lane), Fate::Send(_))).count();
+        });
+        assert_eq!((count, sent), (0, BURST / 2), "round {round}");
+    }
+}

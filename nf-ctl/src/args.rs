@@ -208,6 +208,9 @@ pub(crate) struct SaAdd {
 
     #[arg(long, required_unless_present = "file")]
     pub(crate) spi: Option<String>,
+    /// `in`: packets come in on it; `out`: they go out on it.
+    #[arg(long, default_value = "in")]
+    pub(crate) direction: String,
     #[arg(long, required_unless_present = "file")]
     pub(crate) src: Option<String>,
     #[arg(long, required_unless_present = "file")]
@@ -230,6 +233,15 @@ pub(crate) struct SaAdd {
     pub(crate) replay_window: u32,
     #[arg(long, default_value = "none")]
     pub(crate) encap: String,
+    /// Outbound, in UDP: the peer's port, 4500 if it isn't given.
+    #[arg(long)]
+    pub(crate) peer_port: Option<u16>,
+    /// Outbound: the outer header's DF bit, `copy`, `set` or `clear`.
+    #[arg(long)]
+    pub(crate) df: Option<String>,
+    /// Outbound: octets of the largest outer packet.
+    #[arg(long)]
+    pub(crate) path_mtu: Option<u16>,
     /// An inner source network; may be given several times.
     #[arg(long)]
     pub(crate) selector_src: Vec<String>,

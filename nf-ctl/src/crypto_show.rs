@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use nf_core::control::proto::SaReport;
+use nf_core::sa::spec::Direction;
 use nf_ctl::agent::proto::{ChildReport, IkeReport, RecoveryReport, Status};
 use serde::Serialize;
 
@@ -82,17 +83,25 @@ pub(crate) struct Tunnel<'a> {
     port: u16,
     sa: &'a SaReport,
     child: Option<&'a ChildReport>,
+    outbound: Option<&'a SaReport>,
 }
 
 /// nf-core's SAs, with what the agent knows of each, if it is there.
 pub(crate) fn tunnels<'a>(sas: &'a [SaReport], ikes: &'a [IkeReport]) -> Vec<Tunnel<'a>> {
-    let mature = sas.iter().filter(|sa| sa.state != "larval");
-    let tunnels = mature.map(|sa| {
+    let (outbound, inbound): (Vec<_>, Vec<_>) =
+        sas.iter().filter(|sa| sa.state != "larval").partition(|sa| sa.direction == Direction::Out.as_str());
+    let tunnels = inbound.into_iter().map(|sa| {
         let found = ikes.iter().find_map(|ike| {
             let child = ike.children.iter().find(|child| child.inbound_spi == sa.spi)?;
             (ike.local.ip() == sa.dst).then_some((ike, child))
         });
+        // Without IKE's word the pair are the SAs between the same two addresses.
+        let is_pair = |out: &&&SaReport| match found {
+            Some((ike, child)) => out.spi == child.outbound_spi && out.dst == ike.remote.ip(),
+            None => out.src == Some(sa.dst) && Some(out.dst) == sa.src,
+        };
         Tunnel {
+            outbound: outbound.iter().find(is_pair).copied(),
             peer: found.map(|(ike, _)| ike.peer.as_str()).or(sa.peer.as_deref()).unwrap_or("none"),
             remote: found.map(|(ike, _)| ike.remote.ip()).or(sa.src).unwrap_or(sa.dst),
             port: found.map_or(500, |(ike, _)| ike.remote.port()),
@@ -113,7 +122,7 @@ pub(crate) fn ipsec(sas: &[SaReport], ikes: &[IkeReport], detail: bool) -> Strin
 }
 
 fn tunnel_of(out: &mut String, tunnel: &Tunnel<'_>, detail: bool) {
-    let Tunnel { peer, remote, port, sa, child } = tunnel;
+    let Tunnel { peer, remote, port, sa, child, outbound } = tunnel;
     line!(out, "\ninterface: {peer}");
     line!(out, "    Crypto map tag: {peer}, local addr {}\n", sa.dst);
     line!(out, "   protected vrf: (none)");
@@ -129,7 +138,8 @@ fn tunnel_of(out: &mut String, tunnel: &Tunnel<'_>, detail: bool) {
     line!(out, "   current_peer {remote} port {port}");
     line!(out, "     PERMIT, flags={{origin_is_acl,}}");
     let packets = sa.totals.packets;
-    line!(out, "    #pkts encaps: 0, #pkts encrypt: 0, #pkts digest: 0");
+    let (sent, failed) = outbound.map_or((0, 0), |sa| (sa.totals.packets, sa.totals.refused));
+    line!(out, "    #pkts encaps: {sent}, #pkts encrypt: {sent}, #pkts digest: {sent}");
     line!(out, "    #pkts decaps: {packets}, #pkts decrypt: {packets}, #pkts verify: {packets}");
     line!(out, "    #pkts compressed: 0, #pkts decompressed: 0");
     line!(out, "    #pkts not compressed: 0, #pkts compr. failed: 0");
@@ -137,23 +147,23 @@ fn tunnel_of(out: &mut String, tunnel: &Tunnel<'_>, detail: bool) {
     let replayed = sa.totals.replay_duplicate.saturating_add(sa.totals.replay_late);
     if detail {
         line!(out, "    #pkts no sa (send) 0, #pkts invalid sa (rcv) 0");
-        line!(out, "    #pkts encaps failed (send) 0, #pkts decaps failed (rcv) {}", sa.totals.refused);
+        line!(out, "    #pkts encaps failed (send) {failed}, #pkts decaps failed (rcv) {}", sa.totals.refused);
         line!(out, "    #pkts invalid prot (recv) 0, #pkts verify failed: {}", sa.totals.auth_failed);
         line!(out, "    #pkts invalid identity (recv) {}, #pkts invalid len (rcv) 0", sa.totals.refused);
         line!(out, "    #pkts replay rollover (send): 0, #pkts replay rollover (rcv) 0");
         line!(out, "    ##pkts replay failed (rcv): {replayed}");
     } else {
         let errors = replayed.saturating_add(sa.totals.auth_failed).saturating_add(sa.totals.refused);
-        line!(out, "    #send errors 0, #recv errors {errors}");
+        line!(out, "    #send errors {failed}, #recv errors {errors}");
     }
     line!(out, "\n     local crypto endpt.: {}, remote crypto endpt.: {remote}", sa.dst);
-    let outbound = child.map_or_else(|| "none".to_owned(), |child| spi(child.outbound_spi.0));
-    line!(out, "     current outbound spi: {outbound}");
+    let outbound_spi = outbound.map(|sa| sa.spi).or(child.map(|child| child.outbound_spi));
+    line!(out, "     current outbound spi: {}", outbound_spi.map_or_else(|| "none".to_owned(), |it| spi(it.0)));
     line!(out, "\n     inbound esp sas:");
     half(out, sa, *child, &spi(sa.spi.0));
     line!(out, "\n     outbound esp sas:");
-    if let Some(child) = child {
-        half(out, sa, Some(child), &spi(child.outbound_spi.0));
+    if let Some(it) = outbound_spi {
+        half(out, outbound.unwrap_or(sa), *child, &spi(it.0));
     }
 }
 

@@ -71,6 +71,10 @@ pub(crate) fn text(event: &EventReport) -> String {
             let spi = spi.map(|spi| format!(", {spi}")).unwrap_or_default();
             format!("{} recovery-failed: peer {peer}{src}{spi}: {reason}", at(*at_ns))
         }
+        EventReport::SaWanted { peer, src, dst, packets, at_ns } => {
+            let peer = peer.as_ref().map(|peer| format!("peer {peer}, ")).unwrap_or_default();
+            format!("{} sa-wanted: {peer}packets {packets} from {src} to {dst}", at(*at_ns))
+        }
         EventReport::Lost { count } => format!("lost: {count} events, for this reader was too slow"),
         EventReport::Unknown => "an event of a later release".to_owned(),
     }

@@ -9,6 +9,7 @@ use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
 use nf_core::notify::{Class, NotifyReport};
 use nf_core::sa::lifetime::Limits;
+use nf_core::sa::spec::Direction;
 use nf_core::stage::RuntimeReport;
 use serde::Serialize;
 
@@ -233,8 +234,9 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
     let mut out = String::new();
     line!(
         out,
-        "{:<23} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  peer",
+        "{:<23} {:<3} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  peer",
         "SPI",
+        "dir",
         "source",
         "destination",
         "mode",
@@ -246,8 +248,9 @@ pub(crate) fn sa_list(list: &[SaReport]) -> String {
     for sa in list {
         line!(
             out,
-            "{:<23} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  {}",
+            "{:<23} {:<3} {:<24} {:<24} {:<9} {:<8} {:<30} {:>12} {:>14}  {}",
             sa.spi.to_string(),
+            sa.direction,
             source(sa),
             sa.dst.to_string(),
             or_dash(&sa.mode),
@@ -283,6 +286,7 @@ pub(crate) fn sa(sa: &SaReport) -> String {
         line!(out, "  state: {}, reserved {} s ago", sa.state, sa.age_s);
         return out;
     }
+    line!(out, "  direction: {}", sa.direction);
     line!(out, "  src {} dst {}, {} mode, encapsulation {}", source(sa), sa.dst, sa.mode, sa.encap);
     line!(out, "  transform: {}{}", sa.transform, if sa.esn { ", extended sequence numbers" } else { "" });
     line!(out, "  selectors: src {}; dst {}", networks(&sa.selectors.src), networks(&sa.selectors.dst));
@@ -290,6 +294,12 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     line!(out, "  lifetime: soft {}; hard {}", limits(&sa.lifetime.soft), limits(&sa.lifetime.hard));
     if let Some(source) = &sa.source {
         line!(out, "  packets come from {source}");
+    }
+    if sa.direction == Direction::Out.as_str() {
+        line!(out, "  highest sequence number: {}", sa.highest_seq.map_or("none".to_owned(), |seq| seq.to_string()));
+        line!(out, "  #pkts encaps: {}, octets: {}", sa.totals.packets, sa.totals.octets);
+        line!(out, "  #pkts encaps failed (send): {}", sa.totals.refused);
+        return out;
     }
     match sa.replay_window {
         0 => line!(out, "  replay detection support: N"),

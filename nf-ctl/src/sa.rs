@@ -117,6 +117,7 @@ fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     Ok(SaSpec {
         spi: text(&add.spi),
+        direction: add.direction.clone(),
         src: text(&add.src),
         dst: text(&add.dst),
         mode: text(&add.mode),
@@ -128,6 +129,9 @@ fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
         esn: add.esn,
         replay_window: add.replay_window,
         encap: add.encap.clone(),
+        peer_port: add.peer_port,
+        df: add.df.clone(),
+        path_mtu: add.path_mtu,
         selectors: SelectorSpec { src: add.selector_src.clone(), dst: add.selector_dst.clone() },
         peer: add.peer.clone(),
         lifetime: Lifetime::default(),

@@ -32,6 +32,7 @@ impl Config {
             neighbours: _,
             peers,
             sas: _,
+            policies: _,
             plugins: _,
             events,
             snapshot,

@@ -26,6 +26,7 @@ use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
 use crate::sa::spec::{FieldError, SaParams, names};
+use crate::spd::Policy;
 use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
@@ -68,6 +69,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// `[[sa]]`
     pub sas: Vec<SaParams>,
+    /// `[[policy]]`
+    pub policies: Vec<Policy>,
     /// `[[plugin]]`
     pub plugins: Vec<Plugin>,
     /// `[[event]]`
@@ -473,6 +476,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use crate::spd::PolicyAction;
     use proptest::prelude::*;
 
     use super::*;
@@ -736,6 +740,36 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
         ];
         for (from, to, expected) in cases {
             assert_eq!(refusal(&format!("{}{SAMPLE}", tables.replacen(from, to, 1))), expected);
+        }
+    }
+
+    #[test]
+    fn policies_are_read_in_their_order() {
+        let text = "[[policy]]\nsrc = [\"172.16.0.0/16\"]\ndst = [\"10.1.0.0/16\", \"2001:db8::/32\"]\n\
+                    action = \"protect\"\npeer = \"branch\"\n[[policy]]\naction = \"bypass\"\n";
+        let config = parse(text).unwrap();
+        let actions: Vec<_> = config.policies.iter().map(|policy| policy.action).collect();
+        assert_eq!(actions, [PolicyAction::Protect, PolicyAction::Bypass]);
+        assert_eq!((config.policies[0].selectors.dst.len(), config.policies[0].peer.as_deref()), (2, Some("branch")));
+        for (from, to, expected) in [
+            (
+                "\"bypass\"",
+                "\"permit\"",
+                "nf.toml:7: [[policy]] #2 action: `permit` isn't one of `protect`, `bypass`, `discard`",
+            ),
+            ("\"protect\"", "\"discard\"", "nf.toml:5: [[policy]] #1 peer: is for policies with action = \"protect\""),
+            (
+                "172.16.0.0/16",
+                "172.16.0.0/8",
+                "nf.toml:2: [[policy]] #1 src: `172.16.0.0/8` has bits set behind its length; the network is 172.0.0.0/8",
+            ),
+            (
+                "\"10.1.0.0/16\", ",
+                "",
+                "nf.toml:3: [[policy]] #1 dst: has no network of the IP version of those in src: no packet fits",
+            ),
+        ] {
+            assert_eq!(refusal(&text.replacen(from, to, 1)), expected);
         }
     }
 

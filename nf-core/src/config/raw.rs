@@ -21,8 +21,10 @@ use crate::control::access::Access;
 use crate::holding::HoldLimits;
 use crate::metrics::MetricsConfig;
 use crate::plugin::{Filter, Gate};
+use crate::policy::Selectors;
 use crate::prefix::Prefix;
-use crate::sa::spec::{FieldError, SaSpec, address};
+use crate::sa::spec::{FieldError, SaSpec, address, prefixes};
+use crate::spd::{Policy, PolicyAction};
 use crate::state::{KeyPlace, StateConfig};
 use crate::types::{Nanos, Spi};
 use crate::wire::ethernet::MacAddr;
@@ -45,6 +47,7 @@ struct RawConfig {
     neighbour: Vec<RawNeighbour>,
     peer: Vec<RawPeer>,
     sa: Vec<SaSpec>,
+    policy: Vec<RawPolicy>,
     plugin: Vec<RawPlugin>,
     event: Vec<RawHook>,
     snapshot: RawSnapshot,
@@ -174,6 +177,17 @@ struct RawNeighbour {
     address: String,
     mac: String,
     port: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPolicy {
+    #[serde(default)]
+    src: Vec<String>,
+    #[serde(default)]
+    dst: Vec<String>,
+    action: String,
+    peer: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -376,6 +390,7 @@ impl Checker<'_> {
             local: self.tables("local", raw.local, |raw| Ok(Local { address: address("address", &raw.address)? }))?,
             peers: self.tables("peer", raw.peer, RawPeer::check)?,
             sas: self.tables("sa", raw.sa, |raw| raw.validate())?,
+            policies: self.tables("policy", raw.policy, policy)?,
             plugins: self.tables("plugin", raw.plugin, plugin)?,
             events: self.tables("event", raw.event, |raw| hooks::hook(raw, syslog))?,
             snapshot: self.table("snapshot", hooks::snapshot(raw.snapshot))?,
@@ -595,6 +610,21 @@ fn neighbour(raw: RawNeighbour, ports: &[Port]) -> Result<Neighbour, FieldError>
         mac: raw.mac.parse().map_err(|error| FieldError::new("mac", error))?,
         port: named_port(raw.port, ports)?,
     })
+}
+
+fn policy(raw: RawPolicy) -> Result<Policy, FieldError> {
+    let selectors = Selectors { src: prefixes("src", &raw.src)?.into(), dst: prefixes("dst", &raw.dst)?.into() };
+    // Neither list covers an address of the other's IP version.
+    let versions = |list: &[Prefix]| [true, false].map(|v4| list.iter().any(|prefix| prefix.address().is_ipv4() == v4));
+    let (src, dst) = (versions(&selectors.src), versions(&selectors.dst));
+    if !raw.src.is_empty() && !raw.dst.is_empty() && !src.iter().zip(dst).any(|(src, dst)| *src && dst) {
+        return Err(FieldError::new("dst", "has no network of the IP version of those in src: no packet fits"));
+    }
+    let action = raw.action.parse()?;
+    if raw.peer.is_some() && action != PolicyAction::Protect {
+        return Err(FieldError::new("peer", "is for policies with action = \"protect\""));
+    }
+    Ok(Policy { selectors, action, peer: raw.peer })
 }
 
 fn plugin(raw: RawPlugin) -> Result<Plugin, FieldError> {

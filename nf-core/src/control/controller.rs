@@ -5,6 +5,7 @@
 //! of it. It is answered once every core has applied it: what `nf-ctl` reports as done holds on all cores.
 
 mod events;
+mod installed;
 mod lifetimes;
 mod reload;
 mod reservations;
@@ -30,8 +31,9 @@ use crate::hooks::Hooks;
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
-use crate::sa::inbound::{Sa, SaKey};
-use crate::sa::spec::SaParams;
+use crate::sa::inbound::SaKey;
+use crate::sa::spec::{Direction, SaParams};
+use crate::spd::{Policy, Spd};
 use crate::stage::RuntimeReport;
 use crate::state::Kept;
 use crate::types::{CoreId, Nanos, Spi};
@@ -39,9 +41,10 @@ use crate::types::{CoreId, Nanos, Spi};
 use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
 use lifetimes::{Lifetimes, Reported};
-use reservations::MAX_RESERVATION_S;
+use reservations::{MAX_RESERVATION_S, reservation_order};
 use routes::Routing;
 
+pub use installed::InstalledSa;
 pub use reload::Reloaded;
 pub use reservations::StoredReservation;
 
@@ -107,6 +110,9 @@ pub enum ControlError {
     /// The engine refuses the SA's transform.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The outbound SA can't be exchanged.
+    #[error("nothing was changed: the outbound SA with SPI {spi} to {dst} has another setting and the key that it had, for which its sequence numbers may not begin again (RFC 4106 3.1); give it a new SPI and key", spi = .0.spi, dst = .0.dst)]
+    KeyUsedAgain(SaKey),
     /// What changed can't be taken over while it runs.
     #[error("nothing was changed: {} can't change while nf-core runs; restart it, or take that back", .0.join(", "))]
     NeedsRestart(Vec<&'static str>),
@@ -151,12 +157,12 @@ fn filter_text(dst: &Option<IpAddr>, src: &Option<IpAddr>) -> String {
 /// What the control thread keeps of an SA.
 pub struct StoredSa {
     /// The SA as the cores have it.
-    pub sa: Arc<Sa>,
+    pub sa: InstalledSa,
     /// Its algorithms, for display.
     pub params: SaParams,
     /// When it was installed.
     pub installed: Nanos,
-    /// Where its newest authentic packet came from; before the first one, where it must come from.
+    /// Inbound: where its newest authentic packet came from; before the first one, where it must come from.
     pub source: Endpoint,
     /// How old it was, in nanoseconds, when this process took it over from a predecessor.
     age_before: u64,
@@ -168,7 +174,7 @@ pub struct StoredSa {
 
 impl StoredSa {
     fn name(&self) -> SaId {
-        let SaKey { spi, dst, src } = self.sa.key;
+        let SaKey { spi, dst, src } = self.sa.key();
         SaId { spi, src, dst, peer: self.params.peer.clone() }
     }
 }
@@ -235,6 +241,9 @@ pub struct Controller {
     cores: Vec<CoreLink>,
     engine: Box<dyn Engine>,
     sas: BTreeMap<(Spi, IpAddr, IpAddr), StoredSa>,
+    policies: Vec<Policy>,
+    /// Whether the cores' outbound policy isn't that of the policies and SAs that there are.
+    spd_stale: bool,
     /// Deleted SAs that the cores still remember, and until when.
     deleted: BTreeMap<(Spi, IpAddr, IpAddr), Nanos>,
     lifetimes: Lifetimes,
@@ -278,7 +287,7 @@ impl Controller {
     ) -> Result<(Controller, Vec<Core>), ControlError> {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
-        let destinations = config.sas.iter().map(|sa| sa.dst);
+        let destinations = config.sas.iter().map(SaParams::local);
         let routing = Routing::new(config, &port_names);
         let net = Arc::new(routing.apply_to(&Net::new(ports, LocalAddresses::new(&local, destinations))));
         let mut workers = Vec::with_capacity(cores);
@@ -294,6 +303,8 @@ impl Controller {
             cores: links,
             engine: crypto::select(config.crypto.engine)?,
             sas: BTreeMap::new(),
+            policies: config.policies.clone(),
+            spd_stale: !config.policies.is_empty(),
             deleted: BTreeMap::new(),
             lifetimes: Lifetimes::default(),
             reservations: BTreeMap::new(),
@@ -321,6 +332,7 @@ impl Controller {
         for params in &config.sas {
             changes.extend(controller.register_sa(params.clone())?);
         }
+        changes.extend(controller.spd_change());
         for plugin in reload::instances(config) {
             for bind in &plugin.bind {
                 changes.extend(controller.register_binding(Bind {
@@ -341,9 +353,10 @@ impl Controller {
         Ok((controller, workers))
     }
 
-    /// Adds an SA; it decapsulates on every core when this returns.
+    /// Adds an SA; every core decapsulates or encapsulates with it when this returns.
     pub fn add_sa(&mut self, params: SaParams) -> Result<(), ControlError> {
-        let change = self.register_sa(params)?;
+        let mut change = self.register_sa(params)?;
+        change.extend(self.spd_change());
         let applied = self.apply(change);
         self.keep_state();
         applied
@@ -354,15 +367,61 @@ impl Controller {
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
         }
+        // Only the receiver chooses SPIs: no reservation and no memory is for an outbound SA.
+        let inbound = params.direction == Direction::In;
         let reserved = self.reservations_of(key.spi).any(|stored| stored.reservation.is_for(&key));
-        if !reserved && !self.deleted.contains_key(&order(&key)) {
+        if !inbound || !(reserved || self.deleted.contains_key(&order(&key))) {
             self.make_room()?;
         }
-        let made = self.make_sa(params)?;
-        let mut change = self.own(key.dst);
-        let sa = self.store_sa(made);
-        change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
-        Ok(change)
+        let stored = self.make_sa(params)?;
+        Ok(self.store(stored))
+    }
+
+    /// Puts an SA on the list, in place of one with the same key; gives what the cores are to be told. An outbound one is told
+    /// with the policy.
+    fn store(&mut self, stored: StoredSa) -> Change {
+        let key = stored.sa.key();
+        let place = order(&key);
+        self.deleted.remove(&place);
+        let inbound = stored.params.direction == Direction::In;
+        let reserved = self.reservations_of(key.spi).find(|stored| inbound && stored.reservation.is_for(&key));
+        if let Some(reservation) = reserved.map(|stored| stored.reservation) {
+            self.reservations.remove(&reservation_order(&reservation));
+        }
+        if let Some(replaced) = self.sas.remove(&place) {
+            self.lifetimes.unwatch(&replaced);
+            self.state.give_up(replaced.kept, &replaced.params);
+        }
+        let mut change = self.own(stored.params.local());
+        self.lifetimes.watch(&stored);
+        match &stored.sa {
+            InstalledSa::In(sa) => {
+                let sa = Arc::clone(sa);
+                change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
+            }
+            InstalledSa::Out(_) => self.spd_stale = true,
+        }
+        self.sas.insert(place, stored);
+        change
+    }
+
+    /// The outbound policy as it is now, unless the cores have it.
+    fn spd(&mut self) -> Option<Arc<Spd>> {
+        if !std::mem::take(&mut self.spd_stale) {
+            return None;
+        }
+        let outbound = self.sas.values().filter_map(|stored| match &stored.sa {
+            InstalledSa::Out(sa) => Some(sa),
+            InstalledSa::In(_) => None,
+        });
+        Some(Arc::new(Spd::new(&self.policies, outbound)))
+    }
+
+    fn spd_change(&mut self) -> Change {
+        match self.spd() {
+            Some(spd) => vec![Box::new(move |_| Command::SetSpd(Arc::clone(&spd)))],
+            None => Change::new(),
+        }
     }
 
     fn make_room(&self) -> Result<(), ControlError> {
@@ -384,7 +443,7 @@ impl Controller {
     /// The SA with that SPI and, where given, those addresses.
     pub fn find_sa(&self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<&StoredSa, ControlError> {
         let fits = |key: &SaKey| dst.is_none_or(|dst| dst == key.dst) && src.is_none_or(|src| src == key.src);
-        let mut found = self.sas_with(spi).filter(|stored| fits(&stored.sa.key));
+        let mut found = self.sas_with(spi).filter(|stored| fits(&stored.sa.key()));
         match (found.next(), found.count()) {
             (Some(stored), 0) => Ok(stored),
             (Some(_), more) => Err(ControlError::AmbiguousSa { spi, count: more + 1 }),
@@ -397,21 +456,40 @@ impl Controller {
         self.sas.range((spi, lowest, lowest)..).take_while(move |(key, _)| key.0 == spi).map(|(_, stored)| stored)
     }
 
-    /// Deletes an SA; no core decapsulates with it any more when this returns.
+    /// Deletes an SA; no core uses it any more when this returns.
     pub fn delete_sa(&mut self, spi: Spi, dst: Option<IpAddr>, src: Option<IpAddr>) -> Result<SaKey, ControlError> {
-        let key = self.find_sa(spi, dst, src)?.sa.key;
+        let stored = self.find_sa(spi, dst, src)?;
+        let (key, direction) = (stored.sa.key(), stored.params.direction);
         self.remove_sa(&key);
-        let applied = self.apply(vec![Box::new(move |_| Command::DeleteSa(key))]);
+        let change = match direction {
+            Direction::In => vec![Box::new(move |_| Command::DeleteSa(key)) as Box<dyn FnMut(CoreId) -> Command>],
+            Direction::Out => self.spd_change(),
+        };
+        let applied = self.apply(change);
         self.keep_state();
         applied.map(|()| key)
     }
 
-    /// Takes an SA off the list, and remembers it as deleted.
+    /// Takes an SA off the list, and remembers an inbound one as deleted.
     fn remove_sa(&mut self, key: &SaKey) {
-        if let Some(stored) = self.sas.remove(&order(key)) {
-            self.lifetimes.unwatch(&stored);
-            self.state.give_up(stored.kept, &stored.params);
-            self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+        let Some(stored) = self.sas.remove(&order(key)) else {
+            return;
+        };
+        self.lifetimes.unwatch(&stored);
+        self.state.give_up(stored.kept, &stored.params);
+        match stored.sa {
+            InstalledSa::In(_) => {
+                self.deleted.insert(order(key), Nanos(self.now.0.saturating_add(self.deleted_memory)));
+            }
+            InstalledSa::Out(_) => self.spd_stale = true,
+        }
+    }
+
+    /// Gives the cores the outbound policy without waiting for them, if they don't have it.
+    fn send_spd(&mut self) {
+        if let Some(spd) = self.spd() {
+            // With a full queue the cores that have it get it once more the next time, which does no harm.
+            self.spd_stale = !tell_all(&mut self.cores, || Command::SetSpd(Arc::clone(&spd)));
         }
     }
 
@@ -587,6 +665,7 @@ impl Controller {
         self.sweep_sas();
         self.expire_by_time();
         self.delete_expired();
+        self.send_spd();
         self.forget_deleted();
         self.expire_reservations();
         self.keep_state();

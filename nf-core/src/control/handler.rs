@@ -201,6 +201,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
+        direction: params.direction.to_string(),
         src: Some(params.src),
         dst: params.dst,
         peer: params.peer.clone(),
@@ -214,7 +215,7 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         state: if sa.phase().get().is_some() { "dying" } else { "mature" }.to_owned(),
         lifetime: params.lifetime,
         age_s: stored.age(now) / Nanos::SECOND,
-        highest_seq: sa.window.highest().map(|seq| seq.0),
+        highest_seq: sa.highest().map(|seq| seq.0),
         totals: sa.totals(),
     }
 }

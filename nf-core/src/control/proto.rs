@@ -30,7 +30,7 @@ use crate::config::FilterSpec;
 use crate::notify::Class;
 use crate::sa::inbound::SaTotals;
 use crate::sa::lifetime::{Lifetime, Limit, Unit};
-use crate::sa::spec::{SaSpec, SelectorSpec};
+use crate::sa::spec::{Direction, SaSpec, SelectorSpec};
 use crate::types::Spi;
 
 /// The version of the protocol. It grows with each change that an older peer would misread. It stands in [`Status`],
@@ -276,6 +276,11 @@ fn default_priority() -> u16 {
     100
 }
 
+/// What a daemon of before has, which doesn't say.
+fn default_direction() -> String {
+    Direction::In.to_string()
+}
+
 fn default_lifetime_s() -> u64 {
     30
 }
@@ -370,6 +375,9 @@ pub struct PortReport {
 pub struct SaReport {
     /// SPI.
     pub spi: Spi,
+    /// `in`: packets come in on it; `out`: they go out on it.
+    #[serde(default = "default_direction")]
+    pub direction: String,
     /// Outer source; none where an SPI is reserved for whatever source.
     pub src: Option<IpAddr>,
     /// Outer destination.
@@ -399,9 +407,9 @@ pub struct SaReport {
     /// How long it may be used.
     #[serde(default)]
     pub lifetime: Lifetime,
-    /// The highest authentic sequence number.
+    /// Inbound the highest authentic sequence number, outbound the highest that was used.
     pub highest_seq: Option<u64>,
-    /// What has come in on it.
+    /// What has come in on it, or gone out.
     #[serde(flatten)]
     pub totals: SaTotals,
 }
@@ -411,6 +419,7 @@ impl SaReport {
     pub fn larval(spi: Spi, src: Option<IpAddr>, dst: IpAddr, age_s: u64) -> SaReport {
         SaReport {
             spi,
+            direction: default_direction(),
             src,
             dst,
             peer: None,
@@ -498,6 +507,8 @@ event_kinds! {
     SaReservationExpired "sa-reservation-expired",
     /// The recovery of a peer has failed.
     RecoveryFailed "recovery-failed",
+    /// A packet is to be protected, and there is no SA.
+    SaWanted "sa-wanted",
 }
 
 /// A line of the event stream.
@@ -594,6 +605,19 @@ pub enum EventReport {
         /// When the agent said so.
         at_ns: u64,
     },
+    /// Packets that a policy protects found no SA: of each flow the first one, then at most one event a second.
+    SaWanted {
+        /// The peer whose SA is wanted, if the policy names one.
+        peer: Option<String>,
+        /// Inner source.
+        src: IpAddr,
+        /// Inner destination.
+        dst: IpAddr,
+        /// Packets of the flow since its last event, as far as cores have counted them apart: at least one.
+        packets: u64,
+        /// When.
+        at_ns: u64,
+    },
     /// The subscriber was too slow: so many events were lost for it.
     Lost {
         /// How many.
@@ -616,6 +640,7 @@ impl EventReport {
             EventReport::SaAuthFailure { .. } => Some(EventKind::SaAuthFailure),
             EventReport::SaReservationExpired { .. } => Some(EventKind::SaReservationExpired),
             EventReport::RecoveryFailed { .. } => Some(EventKind::RecoveryFailed),
+            EventReport::SaWanted { .. } => Some(EventKind::SaWanted),
             EventReport::Lost { .. } | EventReport::Unknown => None,
         }
     }
@@ -630,7 +655,8 @@ impl EventReport {
             | EventReport::SaAuthFailure { at_ns, .. }
             | EventReport::SaAddressChanged { at_ns, .. }
             | EventReport::SaReservationExpired { at_ns, .. }
-            | EventReport::RecoveryFailed { at_ns, .. } => *at_ns,
+            | EventReport::RecoveryFailed { at_ns, .. }
+            | EventReport::SaWanted { at_ns, .. } => *at_ns,
             EventReport::Lost { .. } | EventReport::Unknown => 0,
         }
     }

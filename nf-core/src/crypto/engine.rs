@@ -158,6 +158,9 @@ pub enum EngineError {
     /// The CPU lacks instructions that the engine needs.
     #[error("this CPU lacks the AES instructions that the {0} engine needs; use engine = \"auto\" or \"aes-gcm\"")]
     NoCpu(EngineChoice),
+    /// There are no random numbers to make IVs from.
+    #[error("the operating system gives no random numbers: {0}; see that getrandom(2) works where nf-core runs")]
+    NoRandom(String),
     /// The engine doesn't implement the transform.
     #[error("the {engine} engine doesn't support {transform}; use engine = \"auto\"")]
     Unsupported {

@@ -6,7 +6,7 @@ use std::ops::Range;
 pub const HEADER_LEN: usize = 8;
 
 /// Octets of the trailer that every payload ends with: Pad Length and Next Header (RFC 4303 2.5, 2.6).
-const TRAILER_LEN: usize = 2;
+pub const TRAILER_LEN: usize = 2;
 
 /// The least alignment of the payload (RFC 4303 2.4).
 const MIN_BLOCK: usize = 4;
@@ -52,6 +52,24 @@ impl Layout {
         if (end - start) & (self.block as usize - 1) == 0 { Some(start..end) } else { None }
     }
 
+    /// The octets of padding behind so many octets of data, so that the payload is whole blocks (RFC 4303 2.4).
+    #[inline]
+    pub const fn padding(self, data: usize) -> usize {
+        (data + TRAILER_LEN).wrapping_neg() & (self.block as usize - 1)
+    }
+
+    /// Octets of the packet, from the SPI to the ICV, around so many octets of data.
+    #[inline]
+    pub const fn esp_len(self, data: usize) -> usize {
+        HEADER_LEN + self.iv_len as usize + data + self.padding(data) + TRAILER_LEN + self.icv_len as usize
+    }
+
+    /// The most data that a packet of `room` octets, from the SPI to the ICV, has room for.
+    pub const fn data_within(self, room: usize) -> usize {
+        let around = HEADER_LEN + self.iv_len as usize + self.icv_len as usize;
+        (room.saturating_sub(around) & !(self.block as usize - 1)).saturating_sub(TRAILER_LEN)
+    }
+
     /// Takes a packet apart; `None` under the same conditions as [`Layout::payload_range`].
     pub(super) fn split(self, esp: &mut [u8]) -> Option<Fields<'_>> {
         let range = self.payload_range(esp.len())?;
@@ -86,6 +104,20 @@ mod tests {
         assert!((1..16).all(|extra| CBC_SHA1.payload_range(8 + 16 + 32 + 12 + extra).is_none()));
         assert_eq!(GCM.payload_range(8 + 8 + 40 + 16), Some(16..56));
         assert!((1..4).all(|extra| GCM.payload_range(8 + 8 + 40 + 16 + extra).is_none()));
+    }
+
+    #[test]
+    fn data_and_packet_lengths_are_each_others_reverse() {
+        for layout in [GCM, CBC_SHA1, Layout { iv_len: 0, icv_len: 32, block: 4 }] {
+            for data in 0..200 {
+                let len = layout.esp_len(data);
+                assert!(layout.payload_range(len).is_some(), "{layout:?}, {data}");
+                assert!(layout.padding(data) < usize::from(layout.block));
+                assert!(layout.data_within(len) >= data && layout.data_within(len - 1) < data.max(1));
+                assert!(layout.esp_len(layout.data_within(len + 7)) <= len + 7);
+            }
+        }
+        assert_eq!(CBC_SHA1.data_within(20), 0);
     }
 
     #[test]

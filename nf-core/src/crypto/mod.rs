@@ -39,6 +39,7 @@
 mod engine;
 #[cfg(feature = "ipsec-mb")]
 mod ipsec_mb;
+mod iv;
 mod layout;
 mod packet_cipher;
 mod portable;
@@ -49,6 +50,7 @@ mod transform;
 pub use engine::{Engine, EngineChoice, EngineError, OpenJob, Opener, SealJob, Sealer, select};
 #[cfg(feature = "ipsec-mb")]
 pub use ipsec_mb::IpsecMb;
-pub use layout::{HEADER_LEN, Layout};
+pub use iv::{IvSource, MAX_IV_LEN};
+pub use layout::{HEADER_LEN, Layout, TRAILER_LEN};
 pub use portable::Portable;
 pub use transform::{Cipher, GcmIcv, Integrity, SALT_LEN, Transform, TransformError};

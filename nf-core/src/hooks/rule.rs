@@ -132,6 +132,10 @@ pub(super) fn facts(event: &EventReport) -> Facts<'_> {
         EventReport::RecoveryFailed { peer, src, spi, .. } => {
             Facts { peer: Some(peer), src: *src, spi: *spi, ..Facts::default() }
         }
+        // Its addresses are the inner ones, by which nobody picks a peer.
+        EventReport::SaWanted { peer, packets, .. } => {
+            Facts { peer: peer.as_deref(), packets: Some(*packets), ..Facts::default() }
+        }
         EventReport::Lost { .. } | EventReport::Unknown => Facts::default(),
     }
 }

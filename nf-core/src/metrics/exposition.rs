@@ -99,11 +99,11 @@ families! {
     PortRxErrors "nf_core_port_receive_errors" Counter ["port" "role"] "Damaged packets.";
     PortTxErrors "nf_core_port_send_errors" Counter ["port" "role"] "Packets that could not be sent.";
     Sas "nf_core_sas" Gauge [] "SAs, reserved SPIs left out.";
-    SaPackets "nf_core_sa_packets" Counter ["spi" "src" "dst" "peer"] "Authentic packets of an SA.";
-    SaOctets "nf_core_sa_octets" Counter ["spi" "src" "dst" "peer"] "Octets of an SA's authentic packets.";
-    SaReplays "nf_core_sa_replayed_packets" Counter ["spi" "src" "dst" "peer"] "Packets of an SA refused as duplicate or late.";
-    SaAuthFailures "nf_core_sa_auth_failed_packets" Counter ["spi" "src" "dst" "peer"] "Packets of an SA with a wrong ICV.";
-    SaRefused "nf_core_sa_refused_packets" Counter ["spi" "src" "dst" "peer"] "Authentic packets of an SA refused after decryption.";
+    SaPackets "nf_core_sa_packets" Counter ["spi" "direction" "src" "dst" "peer"] "Authentic packets of an SA.";
+    SaOctets "nf_core_sa_octets" Counter ["spi" "direction" "src" "dst" "peer"] "Octets of an SA's authentic packets.";
+    SaReplays "nf_core_sa_replayed_packets" Counter ["spi" "direction" "src" "dst" "peer"] "Packets of an SA refused as duplicate or late.";
+    SaAuthFailures "nf_core_sa_auth_failed_packets" Counter ["spi" "direction" "src" "dst" "peer"] "Packets of an SA with a wrong ICV.";
+    SaRefused "nf_core_sa_refused_packets" Counter ["spi" "direction" "src" "dst" "peer"] "Authentic packets of an SA refused after decryption.";
     InvalidSpiPackets "nf_core_invalid_spi_packets" Counter [] "Packets on an SPI that no SA has.";
     InvalidSpiEvents "nf_core_invalid_spi_events" Counter [] "Events about such packets.";
     InvalidSpiMessages "nf_core_invalid_spi_messages" Counter [] "RECVD_PKT_INV_SPI messages printed.";

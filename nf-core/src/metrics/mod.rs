@@ -214,7 +214,8 @@ fn sas(text: &mut Exposition, sas: &[SaReport]) {
     for (family, number) in by_sa {
         let samples = sas.iter().map(|sa| {
             let src = sa.src.map(|src| src.to_string()).unwrap_or_default();
-            let labels = [format!("{:#010x}", sa.spi.0), src, sa.dst.to_string(), sa.peer.clone().unwrap_or_default()];
+            let peer = sa.peer.clone().unwrap_or_default();
+            let labels = [format!("{:#010x}", sa.spi.0), sa.direction.clone(), src, sa.dst.to_string(), peer];
             (labels, number(sa) as f64)
         });
         text.family(family, samples);

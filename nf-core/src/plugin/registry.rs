@@ -88,7 +88,13 @@ pub struct Registry {
 impl Registry {
     /// The plugins that nf-core brings along.
     pub fn builtin() -> Registry {
-        Registry { kinds: vec![Box::new(crate::decap::DecapPlugin), Box::new(crate::capture::CapturePlugin)] }
+        Registry {
+            kinds: vec![
+                Box::new(crate::decap::DecapPlugin),
+                Box::new(crate::encap::EncapPlugin),
+                Box::new(crate::capture::CapturePlugin),
+            ],
+        }
     }
 
     /// Adds a plugin; it replaces one of the same name.

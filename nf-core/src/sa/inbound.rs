@@ -9,7 +9,7 @@ use crate::counters::Count;
 use crate::cpu;
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::policy::Selectors;
-use crate::sa::lifetime::{Lifetime, Limit, Phase, Unit};
+use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
 use crate::state::Mark;
@@ -102,7 +102,8 @@ impl Sa {
         let Progress { highest, packets, octets, mark } = progress;
         let next = SeqNo(highest.0.saturating_add(1));
         let window = ReplayWindow::resume_from(params.replay_window, params.transform.esn(), next);
-        let allowance = Allowance::new(&params.lifetime, &window);
+        // A number that may come again can't run out.
+        let allowance = Allowance::new(&params.lifetime, window.last().unwrap_or(SeqNo(u64::MAX)));
         let key = params.key();
         let sa = Sa {
             id,
@@ -177,16 +178,8 @@ impl Sa {
 
     #[cold]
     fn reach(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
-        let (used, allowance) = (self.totals(), &self.allowance);
-        let reached = [
-            (used.octets >= allowance.hard_octets, Limit::Hard, Unit::Bytes),
-            (used.packets >= allowance.hard_packets, Limit::Hard, Unit::Packets),
-            (newest >= allowance.last_seq, Limit::Hard, Unit::Sequence),
-            (used.octets >= allowance.soft_octets, Limit::Soft, Unit::Bytes),
-            (used.packets >= allowance.soft_packets, Limit::Soft, Unit::Packets),
-            (newest >= allowance.soft_seq, Limit::Soft, Unit::Sequence),
-        ];
-        let (_, limit, unit) = reached.into_iter().find(|(reached, ..)| *reached)?;
+        let used = self.totals();
+        let (limit, unit) = self.allowance.reached(used.packets, used.octets, newest)?;
         self.phase.reach(limit, unit).then_some((limit, unit))
     }
 
@@ -230,41 +223,6 @@ impl Sa {
             auth_failed: sum.auth_failed + core.auth_failed.get(),
             refused: sum.refused + core.refused.get(),
         })
-    }
-}
-
-/// What traffic may use of an SA.
-#[derive(Debug)]
-struct Allowance {
-    soft_octets: u64,
-    hard_octets: u64,
-    soft_packets: u64,
-    hard_packets: u64,
-    soft_seq: SeqNo,
-    last_seq: SeqNo,
-}
-
-impl Allowance {
-    fn new(lifetime: &Lifetime, window: &ReplayWindow) -> Allowance {
-        let Lifetime { soft, hard } = lifetime;
-        let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-        // A number that may come again can't run out.
-        let last_seq = window.last().unwrap_or(SeqNo(u64::MAX));
-        Allowance {
-            soft_octets: or_none(soft.bytes),
-            hard_octets: or_none(hard.bytes),
-            soft_packets: or_none(soft.packets),
-            hard_packets: or_none(hard.packets),
-            // The last sixteenth is for the rekey: without ESN four minutes at a million packets a second.
-            soft_seq: SeqNo(last_seq.0 - last_seq.0 / 16),
-            last_seq,
-        }
-    }
-
-    /// The first sequence number at which one of the limits may be reached: any, where octets or packets are limited.
-    fn attention(&self) -> SeqNo {
-        let unlimited = [self.soft_octets, self.hard_octets, self.soft_packets, self.hard_packets] == [u64::MAX; 4];
-        if unlimited { self.soft_seq } else { SeqNo(0) }
     }
 }
 

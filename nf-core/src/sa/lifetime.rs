@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 
 use crate::sa::spec::FieldError;
+use crate::types::SeqNo;
 
 /// Limits as an operator or IKE gives them. What is left out has no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -129,6 +130,53 @@ impl Unit {
             Unit::Seconds => "seconds",
             Unit::Sequence => "sequence",
         }
+    }
+}
+
+/// What traffic may use of an SA.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    soft_octets: u64,
+    hard_octets: u64,
+    soft_packets: u64,
+    hard_packets: u64,
+    soft_seq: SeqNo,
+    last_seq: SeqNo,
+}
+
+impl Allowance {
+    /// Of an SA whose sequence numbers end with `last_seq`.
+    pub(super) fn new(lifetime: &Lifetime, last_seq: SeqNo) -> Allowance {
+        let Lifetime { soft, hard } = lifetime;
+        let or_none = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+        Allowance {
+            soft_octets: or_none(soft.bytes),
+            hard_octets: or_none(hard.bytes),
+            soft_packets: or_none(soft.packets),
+            hard_packets: or_none(hard.packets),
+            // The last sixteenth is for the rekey: without ESN four minutes at a million packets a second.
+            soft_seq: SeqNo(last_seq.0 - last_seq.0 / 16),
+            last_seq,
+        }
+    }
+
+    /// The first sequence number at which one of the limits may be reached: any, where octets or packets are limited.
+    pub(super) fn attention(&self) -> SeqNo {
+        let unlimited = [self.soft_octets, self.hard_octets, self.soft_packets, self.hard_packets] == [u64::MAX; 4];
+        if unlimited { self.soft_seq } else { SeqNo(0) }
+    }
+
+    /// The worst limit that is reached by so many packets and octets, and this number.
+    pub(super) fn reached(&self, packets: u64, octets: u64, newest: SeqNo) -> Option<(Limit, Unit)> {
+        let reached = [
+            (octets >= self.hard_octets, Limit::Hard, Unit::Bytes),
+            (packets >= self.hard_packets, Limit::Hard, Unit::Packets),
+            (newest >= self.last_seq, Limit::Hard, Unit::Sequence),
+            (octets >= self.soft_octets, Limit::Soft, Unit::Bytes),
+            (packets >= self.soft_packets, Limit::Soft, Unit::Packets),
+            (newest >= self.soft_seq, Limit::Soft, Unit::Sequence),
+        ];
+        reached.into_iter().find(|(reached, ..)| *reached).map(|(_, limit, unit)| (limit, unit))
     }
 }
 

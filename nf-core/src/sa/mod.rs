@@ -3,6 +3,7 @@
 pub mod inbound;
 pub mod larval;
 pub mod lifetime;
+pub mod outbound;
 pub mod replay;
 pub mod spec;
 pub mod table;

@@ -16,6 +16,7 @@ use crate::sa::inbound::SaKey;
 use crate::sa::lifetime::Lifetime;
 use crate::sa::replay::WindowSize;
 use crate::types::Spi;
+use crate::wire::udp::NAT_T_PORT;
 
 /// A value that doesn't do, by the name of its field. The message says what is wrong and what would be right, and holds
 /// no octet of a key.
@@ -46,9 +47,12 @@ pub struct SaSpec {
     /// SPI: a number, or a string such as "0xB761863E".
     #[serde(deserialize_with = "number_or_string")]
     pub spi: String,
-    /// Outer source address: the peer's.
+    /// `in`: packets come in on it; `out`: they go out on it.
+    #[serde(default = "default_direction", skip_serializing_if = "is_inbound")]
+    pub direction: String,
+    /// Outer source address: inbound the peer's, outbound ours.
     pub src: String,
-    /// Outer destination address: one of ours.
+    /// Outer destination address: inbound ours, outbound the peer's.
     pub dst: String,
     /// `tunnel` or `transport`.
     pub mode: String,
@@ -75,6 +79,15 @@ pub struct SaSpec {
     /// `none` or `udp`.
     #[serde(default = "default_encap")]
     pub encap: String,
+    /// Outbound, with `encap = "udp"`: the peer's UDP port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_port: Option<u16>,
+    /// Outbound, tunnel mode: what the outer IPv4 header says of fragmentation: `copy`, `set` or `clear`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub df: Option<String>,
+    /// Outbound: octets of the largest outer packet that the path takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
     /// What may be inside; empty for anything.
     #[serde(default)]
     pub selectors: SelectorSpec,
@@ -96,6 +109,14 @@ pub struct SelectorSpec {
     /// Inner destination networks.
     #[serde(default)]
     pub dst: Vec<String>,
+}
+
+fn default_direction() -> String {
+    Direction::In.as_str().to_owned()
+}
+
+fn is_inbound(direction: &String) -> bool {
+    direction == Direction::In.as_str()
 }
 
 fn default_replay_window() -> u32 {
@@ -234,6 +255,28 @@ macro_rules! names {
 pub(crate) use names;
 
 names! {
+    /// Which way packets go on an SA.
+    Direction "direction" {
+        /// To us: decapsulation.
+        In = "in",
+        /// To the peer: encapsulation.
+        Out = "out",
+    }
+}
+
+names! {
+    /// What a tunnel's outer IPv4 header says of fragmentation (RFC 4301 8.1).
+    Df "df" {
+        /// What the inner packet says; an IPv6 packet is never fragmented on its way.
+        Copy = "copy",
+        /// Not to be fragmented.
+        Set = "set",
+        /// Routers may fragment it.
+        Clear = "clear",
+    }
+}
+
+names! {
     /// What ESP protects (RFC 4301 3.2).
     Mode "mode" {
         /// Whole packets behind an outer header.
@@ -258,6 +301,8 @@ names! {
 pub struct SaParams {
     /// SPI.
     pub spi: Spi,
+    /// Which way packets go.
+    pub direction: Direction,
     /// Outer source address.
     pub src: IpAddr,
     /// Outer destination address.
@@ -266,6 +311,12 @@ pub struct SaParams {
     pub mode: Mode,
     /// The encapsulation that was agreed.
     pub encap: Encap,
+    /// Outbound: the peer's UDP port.
+    pub peer_port: u16,
+    /// Outbound: the outer DF bit.
+    pub df: Df,
+    /// Outbound: octets of the largest outer packet that the path takes, if that is known.
+    pub path_mtu: Option<u16>,
     /// Algorithms and keys.
     pub transform: Transform,
     /// Packets of the anti-replay window.
@@ -283,7 +334,19 @@ impl SaParams {
     pub fn key(&self) -> SaKey {
         SaKey { spi: self.spi, dst: self.dst, src: self.src }
     }
+
+    /// The outer address that is ours.
+    pub fn local(&self) -> IpAddr {
+        match self.direction {
+            Direction::In => self.dst,
+            Direction::Out => self.src,
+        }
+    }
 }
+
+/// The smallest path MTU that an SA can have: what every link of IPv4 carries, less would leave no room for a packet
+/// (RFC 791 3.2).
+const MIN_PATH_MTU: u16 = 576;
 
 impl SaSpec {
     /// Checks every field, and reads `key_file`.
@@ -292,12 +355,27 @@ impl SaSpec {
         if src.is_ipv4() != dst.is_ipv4() {
             return Err(FieldError::new("dst", format_args!("{dst} isn't of the same IP version as src = {src}")));
         }
+        let direction = self.direction.parse()?;
+        self.refuse_what_is_outbound(direction)?;
         Ok(SaParams {
             spi: self.spi()?,
+            direction,
             src,
             dst,
             mode: self.mode.parse()?,
             encap: self.encap.parse()?,
+            peer_port: match self.peer_port {
+                Some(0) => return Err(FieldError::new("peer_port", "0 isn't a port; use 1 to 65535")),
+                port => port.unwrap_or(NAT_T_PORT),
+            },
+            df: self.df.as_deref().map_or(Ok(Df::Copy), str::parse)?,
+            path_mtu: match self.path_mtu {
+                Some(mtu) if mtu < MIN_PATH_MTU => {
+                    let message = format!("{mtu} isn't within {MIN_PATH_MTU} to {}", u16::MAX);
+                    return Err(FieldError::new("path_mtu", message));
+                }
+                mtu => mtu,
+            },
             transform: self.transform()?,
             replay_window: self.replay_window.try_into().map_err(|error| FieldError::new("replay_window", error))?,
             selectors: Selectors {
@@ -307,6 +385,15 @@ impl SaSpec {
             peer: self.peer()?,
             lifetime: self.lifetime.check().map(|()| self.lifetime)?,
         })
+    }
+
+    fn refuse_what_is_outbound(&self, direction: Direction) -> Result<(), FieldError> {
+        let given =
+            [("peer_port", self.peer_port.is_some()), ("df", self.df.is_some()), ("path_mtu", self.path_mtu.is_some())];
+        match given.into_iter().find(|(_, given)| *given && direction == Direction::In) {
+            Some((field, _)) => Err(FieldError::new(field, "is for SAs with direction = \"out\"")),
+            None => Ok(()),
+        }
     }
 
     fn peer(&self) -> Result<Option<String>, FieldError> {
@@ -442,6 +529,36 @@ mod tests {
         for (field, value, expected) in cases {
             assert_eq!(refusal(|sa| sa[field] = value), expected);
         }
+    }
+
+    #[test]
+    fn outbound_sas_have_fields_of_their_own() {
+        let outbound = |sa: &mut serde_json::Value| sa["direction"] = "out".into();
+        let params = spec(outbound).unwrap().validate().unwrap();
+        assert_eq!((params.direction, params.df, params.path_mtu), (Direction::Out, Df::Copy, None));
+        assert_eq!((params.peer_port, params.local()), (4500, params.src));
+        for (field, value, expected) in [
+            ("peer_port", 0.into(), "peer_port: 0 isn't a port; use 1 to 65535"),
+            ("df", "keep".into(), "df: `keep` isn't one of `copy`, `set`, `clear`"),
+            ("path_mtu", 575.into(), "path_mtu: 575 isn't within 576 to 65535"),
+            ("direction", "both".into(), "direction: `both` isn't one of `in`, `out`"),
+        ] {
+            let refused: (&str, serde_json::Value) = (field, value);
+            assert_eq!(
+                refusal(|sa| {
+                    outbound(sa);
+                    sa[refused.0] = refused.1;
+                }),
+                expected
+            );
+        }
+        for (field, value) in [("peer_port", 4500.into()), ("df", "set".into()), ("path_mtu", 1400.into())] {
+            let value: serde_json::Value = value;
+            let expected = format!("{field}: is for SAs with direction = \"out\"");
+            assert_eq!(refusal(|sa| sa[field] = value), expected);
+        }
+        let text = serde_json::to_string(&spec(|_| ()).unwrap()).unwrap();
+        assert!(!text.contains("direction"), "a daemon of before takes an inbound SA: {text}");
     }
 
     #[test]

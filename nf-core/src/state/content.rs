@@ -8,7 +8,7 @@ use super::Refusal;
 use super::marks::{Kept, OldMarks};
 use crate::crypto::Transform;
 use crate::sa::inbound::{SaKey, SaTotals};
-use crate::sa::spec::{SaParams, SaSpec, Secret, SelectorSpec};
+use crate::sa::spec::{Direction, SaParams, SaSpec, Secret, SelectorSpec};
 use crate::types::{SeqNo, Spi};
 
 /// An SA that is to be kept.
@@ -156,8 +156,10 @@ fn spec(params: &SaParams) -> SaSpec {
     let transform = &params.transform;
     let (auth, auth_key) = transform.auth().unzip();
     let material = [transform.key(), transform.salt()];
+    let outbound = params.direction == Direction::Out;
     SaSpec {
         spi: params.spi.0.to_string(),
+        direction: params.direction.to_string(),
         src: params.src.to_string(),
         dst: params.dst.to_string(),
         mode: params.mode.to_string(),
@@ -169,6 +171,9 @@ fn spec(params: &SaParams) -> SaSpec {
         esn: transform.esn(),
         replay_window: params.replay_window.get(),
         encap: params.encap.to_string(),
+        peer_port: outbound.then_some(params.peer_port),
+        df: outbound.then(|| params.df.to_string()),
+        path_mtu: params.path_mtu,
         selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },
         peer: params.peer.clone(),
         lifetime: params.lifetime,

@@ -72,6 +72,14 @@ impl Inner {
         }
     }
 
+    /// Where the octet stands that names the upper-layer protocol, in the packet that this was parsed from.
+    pub fn next_header_at(&self, packet: &[u8]) -> Option<usize> {
+        match self.version {
+            IpVersion::V4 => Some(ipv4::field::PROTOCOL),
+            IpVersion::V6 => ipv6::walk(packet, 0).map(|chain| chain.named_at),
+        }
+    }
+
     #[inline]
     fn address(&self, packet: &[u8], v4: usize, v6: usize) -> Option<IpAddr> {
         match self.version {

@@ -1,7 +1,7 @@
 //! IPv4 headers (RFC 791), changed in place. Functions on a packet that is too short do nothing: the caller has parsed
 //! it before.
 
-use super::{checksum, put_u16};
+use super::{checksum, put_u16, u16_at};
 
 /// Octets of a header without options.
 pub const MIN_HEADER_LEN: usize = 20;
@@ -10,6 +10,7 @@ pub const MIN_HEADER_LEN: usize = 20;
 pub(crate) mod field {
     pub(crate) const TOS: usize = 1;
     pub(crate) const TOTAL_LEN: usize = 2;
+    pub(crate) const ID: usize = 4;
     pub(crate) const FRAGMENT: usize = 6;
     pub(crate) const TTL: usize = 8;
     pub(crate) const PROTOCOL: usize = 9;
@@ -20,6 +21,8 @@ pub(crate) mod field {
 
 /// Bits of the fragment field.
 pub(super) mod fragment {
+    /// Routers must not fragment the packet.
+    pub(crate) const DONT: u16 = 0x4000;
     /// More fragments follow.
     pub(crate) const MORE: u16 = 0x2000;
     /// The offset, in units of 8 octets.
@@ -37,6 +40,22 @@ pub(super) fn header_len(packet: &[u8]) -> Option<usize> {
 pub fn set_total_length(packet: &mut [u8], len: usize) {
     put_u16(packet, field::TOTAL_LEN, u16::try_from(len).unwrap_or(u16::MAX));
     refresh_checksum(packet);
+}
+
+/// Whether routers must not fragment the packet.
+#[inline]
+pub fn dont_fragment(packet: &[u8]) -> bool {
+    u16_at(packet, field::FRAGMENT).is_some_and(|word| word & fragment::DONT != 0)
+}
+
+/// Sets what an outer header has of each packet; the checksum is left for [`set_total_length`].
+#[inline]
+pub(crate) fn set_tos_id_df(packet: &mut [u8], tos: u8, id: u16, dont_fragment: bool) {
+    if let Some(place) = packet.get_mut(field::TOS) {
+        *place = tos;
+    }
+    put_u16(packet, field::ID, id);
+    put_u16(packet, field::FRAGMENT, if dont_fragment { fragment::DONT } else { 0 });
 }
 
 /// Makes the header checksum anew.
@@ -84,7 +103,6 @@ fn change_checksum(header: &mut [u8; MIN_HEADER_LEN], before: u16, after: u16) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::u16_at;
     use super::*;
 
     fn header(octets: [u8; 20]) -> [u8; 20] {

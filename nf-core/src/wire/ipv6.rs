@@ -31,6 +31,14 @@ pub fn traffic_class(packet: &[u8]) -> Option<u8> {
     Some((u16_at(packet, 0)? >> 4) as u8)
 }
 
+/// Sets the traffic class.
+#[inline]
+pub(crate) fn set_traffic_class(packet: &mut [u8], class: u8) {
+    if let Some(word) = u16_at(packet, 0) {
+        put_u16(packet, 0, word & !0x0FF0 | u16::from(class) << 4);
+    }
+}
+
 /// Sets the payload length so that the whole packet is `len` octets long.
 pub fn set_total_length(packet: &mut [u8], len: usize) {
     let payload = len.saturating_sub(HEADER_LEN);

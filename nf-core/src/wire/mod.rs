@@ -17,6 +17,10 @@ pub use inner::Inner;
 
 /// IP protocol numbers.
 pub mod protocol {
+    /// IPv4 in IP (RFC 2003): what ESP's next header says of a tunnel's payload.
+    pub const IPV4: u8 = 4;
+    /// IPv6 in IP (RFC 2473).
+    pub const IPV6: u8 = 41;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.

@@ -32,6 +32,12 @@ use nf_core::wire::ethernet::MacAddr;
 
 /// Room in front of a frame, as DPDK leaves it in an mbuf.
 const HEADROOM: usize = 128;
+/// Room behind it.
+const TAILROOM: usize = 128;
+
+/// The addresses of a gateway's ports, unprotected and protected, and of the routers behind them.
+pub const MACS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 1, 0]), MacAddr([2, 0, 0, 0, 1, 1])];
+pub const ROUTERS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 2, 0]), MacAddr([2, 0, 0, 0, 2, 1])];
 
 /// A network function with an unprotected port 0 and a protected port 1.
 pub struct Nf {
@@ -82,6 +88,16 @@ impl Nf {
         let (controller, cores) = Controller::new(config, registry, ports, cores, sinks).unwrap();
         let holding = cores.iter().map(|_| HoldQueue::new(config.sad.larval)).collect();
         Nf { controller, cores, holding, now: Nanos(1), output: Vec::new() }
+    }
+
+    /// With an address and a router for each of the usual two ports, so that packets are forwarded both ways.
+    pub fn gateway(config: &str, cores: usize) -> Nf {
+        let roles = [PortRole::Unprotected, PortRole::Protected];
+        let ports = roles.into_iter().zip(MACS.into_iter().zip(ROUTERS)).map(|(role, (mac, router))| {
+            (format!("net-{role}"), NetPort { mtu: 1500, ..NetPort::new(role, mac, Some(router)) })
+        });
+        let config = Config::parse(config, Path::new("nf.toml")).unwrap();
+        Nf::assemble(&config, cores, Registry::builtin(), FanOut::default(), ports.collect())
     }
 
     /// One burst after the other through core 0, from port 0.
@@ -186,7 +202,8 @@ fn process(
     resume: bool,
 ) -> Vec<(PortIndex, Vec<u8>)> {
     let mut sent = Vec::new();
-    let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| [&[0; HEADROOM][..], frame].concat()).collect();
+    let mut buffers: Vec<Vec<u8>> =
+        frames.iter().map(|frame| [&[0; HEADROOM][..], frame, &[0; TAILROOM]].concat()).collect();
     let mut batch = Batch::default();
     for (buffer, frame) in buffers.iter_mut().zip(frames) {
         let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), port).unwrap();
@@ -305,7 +322,7 @@ pub fn number(frame: &[u8]) -> u64 {
     u64::from_be_bytes(frame[34..42].try_into().unwrap())
 }
 
-fn ipv4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ipv4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
     let len = (20 + payload.len()) as u16;
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
     packet[2..4].copy_from_slice(&len.to_be_bytes());
@@ -446,4 +463,38 @@ fn comparable(packet: &[u8]) -> Vec<u8> {
         }
     }
     packet
+}
+
+/// A burst through a core, which may run on a thread of its own; what is sent, and on which port.
+pub fn through(core: &mut Core, now: Nanos, port: PortIndex, frames: &[Vec<u8>]) -> Vec<(PortIndex, Vec<u8>)> {
+    through_with_room(core, now, port, frames, HEADROOM, TAILROOM)
+}
+
+/// The same with so much room in front of each frame and behind it.
+pub fn through_with_room(
+    core: &mut Core,
+    now: Nanos,
+    port: PortIndex,
+    frames: &[Vec<u8>],
+    headroom: usize,
+    tailroom: usize,
+) -> Vec<(PortIndex, Vec<u8>)> {
+    core.poll_commands();
+    let mut buffers: Vec<Vec<u8>> =
+        frames.iter().map(|frame| [&vec![0; headroom][..], frame, &vec![0; tailroom]].concat()).collect();
+    let mut batch = Batch::default();
+    for (buffer, frame) in buffers.iter_mut().zip(frames) {
+        core.counters().rx().add(1, frame.len() as u64);
+        batch.push(Packet::new(buffer, headroom..headroom + frame.len(), port).unwrap()).unwrap();
+    }
+    core.process(now, &mut batch);
+    let mut sent = Vec::new();
+    for lane in batch.lanes() {
+        if let Fate::Send(port) = batch.fate(lane) {
+            let frame = batch.packet(lane).data().to_vec();
+            core.counters().tx().add(1, frame.len() as u64);
+            sent.push((port, frame));
+        }
+    }
+    sent
 }

@@ -9,7 +9,7 @@ use ikev2::crypto::integrity::Integrity;
 use ikev2::crypto::secret::Secret as Key;
 use ikev2::wire::{AddressRange, IpSelector};
 use nf_core::sa::lifetime::{Lifetime, Limits};
-use nf_core::sa::spec::{SaSpec, Secret, SelectorSpec};
+use nf_core::sa::spec::{Direction, SaSpec, Secret, SelectorSpec};
 use nf_core::types::Spi;
 
 /// Packets of the anti-replay window: several cores, and a network that reorders, take packets out of order.
@@ -25,6 +25,7 @@ pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
     let keys = &child.keys.inbound;
     SaSpec {
         spi: child.inbound_spi.0.to_string(),
+        direction: Direction::In.to_string(),
         src: child.remote.ip().to_string(),
         dst: child.local.ip().to_string(),
         mode: mode(child.mode).to_owned(),
@@ -36,6 +37,9 @@ pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
         esn: child.suite.esn,
         replay_window: REPLAY_WINDOW,
         encap: if child.udp_encap { "udp" } else { "none" }.to_owned(),
+        peer_port: None,
+        df: None,
+        path_mtu: None,
         selectors: SelectorSpec { src: networks(&child.remote_ts), dst: networks(&child.local_ts) },
         peer: Some(peer.to_owned()),
         lifetime: Lifetime {

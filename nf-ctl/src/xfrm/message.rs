@@ -10,7 +10,7 @@ use netlink_packet_xfrm::constants::{
 };
 use netlink_packet_xfrm::{Address, LifetimeConfig, UserSaInfo, XfrmAttrs, XfrmMessage};
 use nf_core::sa::lifetime::{Lifetime, Limits};
-use nf_core::sa::spec::{SaSpec, SelectorSpec};
+use nf_core::sa::spec::{Direction, SaSpec, SelectorSpec};
 use nf_core::types::Spi;
 use serde::Serialize;
 use zeroize::Zeroize;
@@ -190,6 +190,7 @@ fn spec(info: &UserSaInfo, id: SaId, src: IpAddr, attributes: &[XfrmAttrs]) -> R
     let transform = transform(attributes)?;
     Ok(SaSpec {
         spi: id.spi.0.to_string(),
+        direction: Direction::In.to_string(),
         src: src.to_string(),
         dst: id.dst.to_string(),
         mode: mode.to_owned(),
@@ -202,6 +203,9 @@ fn spec(info: &UserSaInfo, id: SaId, src: IpAddr, attributes: &[XfrmAttrs]) -> R
         // A window that nf-core has, no smaller than the one that was asked for if there is one.
         replay_window: if window == 0 { 0 } else { window.clamp(32, 65_536) },
         encap: encap.to_owned(),
+        peer_port: None,
+        df: None,
+        path_mtu: None,
         selectors: selectors(info)?,
         peer: None,
         lifetime: lifetime(&info.lifetime_cfg),

@@ -71,6 +71,7 @@ impl Desk {
         }
         self.sas.retain(|sa| sa.state != "larval" || (sa.spi, sa.dst) != (params.spi, params.dst));
         self.sas.push(SaReport {
+            direction: "in".into(),
             spi: params.spi,
             src: Some(params.src),
             dst: params.dst,

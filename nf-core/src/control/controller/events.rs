@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{Controller, StoredSa, order};
 use crate::control::proto::{Endpoint, EventKind, EventReport, InvalidSpiEvent, Subscribed};
 use crate::control::subscribers::Subscription;
-use crate::event::{Event, InvalidSpi, SaRef};
+use crate::event::{Event, InvalidSpi, SaRef, SaWanted};
 use crate::types::{Nanos, Spi};
 
 /// Events taken from a core at a time.
@@ -42,6 +42,7 @@ impl Controller {
                         self.on_source_changed(sa, Endpoint { address, port }, at);
                     }
                     Some(Event::LimitReached { sa, limit, unit, at }) => self.on_limit(sa, limit, unit, at),
+                    Some(Event::SaWanted(event)) => self.on_sa_wanted(&event),
                     Some(Event::Unresolved { port, address }) => self.routing.ask(port, address),
                     None => break,
                 }
@@ -87,8 +88,19 @@ impl Controller {
         }
     }
 
+    fn on_sa_wanted(&mut self, event: &SaWanted) {
+        let policy = usize::try_from(event.policy.0).ok().and_then(|number| self.policies.get(number));
+        self.subscribers.publish(&EventReport::SaWanted {
+            peer: policy.and_then(|policy| policy.peer.clone()),
+            src: event.src,
+            dst: event.dst,
+            packets: event.packets.into(),
+            at_ns: event.at.0,
+        });
+    }
+
     /// The SA that a core speaks of, unless it is gone or another one has its key.
     pub(super) fn stored(&mut self, sa: SaRef) -> Option<&mut StoredSa> {
-        self.sas.get_mut(&order(&sa.key)).filter(|stored| stored.sa.id == sa.id)
+        self.sas.get_mut(&order(&sa.key)).filter(|stored| stored.sa.id() == sa.id)
     }
 }

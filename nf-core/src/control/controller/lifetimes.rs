@@ -10,6 +10,7 @@ use crate::core::Command;
 use crate::event::SaRef;
 use crate::sa::inbound::SaKey;
 use crate::sa::lifetime::{Limit, Unit};
+use crate::sa::spec::Direction;
 use crate::types::{Nanos, Spi};
 
 /// SAs that are looked at in a tick for what no event has told. All of a large table are seen within some seconds.
@@ -41,7 +42,7 @@ pub(super) struct Reported {
 }
 
 fn deadlines(stored: &StoredSa) -> impl Iterator<Item = (Nanos, Order, u32, Limit)> {
-    let (key, id, installed) = (order(&stored.sa.key), stored.sa.id, stored.installed);
+    let (key, id, installed) = (order(&stored.sa.key()), stored.sa.id(), stored.installed);
     let (lifetime, age_before) = (&stored.params.lifetime, stored.age_before);
     [(lifetime.soft.seconds, Limit::Soft), (lifetime.hard.seconds, Limit::Hard)].into_iter().filter_map(
         move |(seconds, limit)| {
@@ -101,10 +102,12 @@ impl Controller {
     /// Deletes SAs at a hard limit, without waiting for the cores: they use them no more.
     pub(super) fn delete_expired(&mut self) {
         for sa in std::mem::take(&mut self.lifetimes.over) {
-            if self.stored(sa).is_none() {
+            let Some(stored) = self.stored(sa) else {
                 continue;
-            }
-            if tell_all(&mut self.cores, || Command::DeleteSa(sa.key)) {
+            };
+            // An outbound one goes with the policy that is made next.
+            let outbound = stored.params.direction == Direction::Out;
+            if outbound || tell_all(&mut self.cores, || Command::DeleteSa(sa.key)) {
                 self.remove_sa(&sa.key);
             } else {
                 self.lifetimes.over.push(sa);
@@ -140,7 +143,7 @@ impl Controller {
             if let Some((limit, unit)) =
                 stored.sa.phase().get().filter(|(limit, _)| stored.reported.limit < Some(*limit))
             {
-                limits.push((SaRef { key: stored.sa.key, id: stored.sa.id }, limit, unit));
+                limits.push((SaRef { key: stored.sa.key(), id: stored.sa.id() }, limit, unit));
             }
         }
         // At the table's end, from its beginning the next time.

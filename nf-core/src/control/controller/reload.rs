@@ -12,16 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lifetimes::Reported;
-use super::reservations::reservation_order;
-use super::{Change, ControlError, Controller, StoredBinding, StoredInstance, StoredSa, order};
+use super::{Change, ControlError, Controller, InstalledSa, StoredBinding, StoredInstance, StoredSa, order};
 use crate::config::{self, Bind, Config};
 use crate::control::proto::Endpoint;
 use crate::core::Command;
 use crate::net::LocalAddresses;
 use crate::plugin::{Filter, Gate, Instance, InstanceSlot, PluginError, PluginKind};
-use crate::sa::inbound::{Progress, Sa, SaKey};
-use crate::sa::spec::SaParams;
-use crate::state::Kept;
+use crate::sa::inbound::{Progress, SaKey};
+use crate::sa::spec::{Direction, SaParams};
 use crate::types::{CoreId, Nanos};
 
 /// What a reload changed.
@@ -54,26 +52,18 @@ struct ReadyInstance {
     table: config::Plugin,
 }
 
-/// An SA that is ready to be installed.
-pub(super) struct MadeSa {
-    pub(super) params: SaParams,
-    pub(super) sa: Arc<Sa>,
-    /// Where its progress is kept for a successor.
-    pub(super) kept: Option<Kept>,
-}
-
 /// All that a reload needs, made.
 #[derive(Default)]
 struct Ready {
-    sas: Vec<MadeSa>,
-    gone_sas: Vec<SaKey>,
+    sas: Vec<StoredSa>,
+    gone_sas: Vec<(SaKey, Direction)>,
     instances: Vec<ReadyInstance>,
     gone_instances: Vec<String>,
     report: Reloaded,
 }
 
-/// The plugin instances that a configuration stands for: decapsulation is a plugin like others, only that one expects
-/// it to be there, and snapshots need packets.
+/// The plugin instances that a configuration stands for: de- and encapsulation are plugins like others, only that one
+/// expects them to be there, and snapshots need packets.
 pub(super) fn instances(config: &Config) -> Vec<config::Plugin> {
     let implicit = |name: &str, plugin: &str, gate, settings| config::Plugin {
         instance: name.to_owned(),
@@ -86,8 +76,10 @@ pub(super) fn instances(config: &Config) -> Vec<config::Plugin> {
         let settings = serde_json::json!({"memory": config.snapshot.packets});
         list.push(implicit("snapshot", "capture", Gate::Drop, settings));
     }
-    if !list.iter().any(|table| table.plugin == "decap") {
-        list.push(implicit("decap", "decap", Gate::EspInput, Value::Null));
+    for (plugin, gate) in [("decap", Gate::EspInput), ("encap", Gate::Egress)] {
+        if !list.iter().any(|table| table.plugin == plugin) {
+            list.push(implicit(plugin, plugin, gate, Value::Null));
+        }
     }
     list
 }
@@ -131,10 +123,10 @@ impl Controller {
                 None if self.sas.contains_key(place) => return Err(ControlError::SaExists(params.key())),
                 None => true,
             };
+            let inbound = params.direction == Direction::In;
             let reserved = self.reservations_of(params.spi).any(|stored| stored.reservation.is_for(&params.key()));
-            if !self.sas.contains_key(place) && !self.deleted.contains_key(place) && !reserved {
-                room += 1;
-            }
+            let has_room = self.sas.contains_key(place) || inbound && (reserved || self.deleted.contains_key(place));
+            room += usize::from(!has_room);
             let made = self.make_sa((*params).clone())?;
             ready.sas.push(made);
             *if is_new { &mut ready.report.sas_added } else { &mut ready.report.sas_changed } += 1;
@@ -144,7 +136,8 @@ impl Controller {
         }
         // One that is gone already, by hand or by its lifetime, need not go.
         let gone = before.keys().filter(|place| !after.contains_key(*place) && self.sas.contains_key(*place));
-        ready.gone_sas = gone.map(|(spi, dst, src)| SaKey { spi: *spi, dst: *dst, src: *src }).collect();
+        let gone = gone.filter_map(|place| self.sas.get(place));
+        ready.gone_sas = gone.map(|stored| (stored.sa.key(), stored.params.direction)).collect();
         ready.report.sas_removed = ready.gone_sas.len();
         Ok(())
     }
@@ -193,13 +186,18 @@ impl Controller {
     fn commit(&mut self, old: &Config, new: &Config, ready: Ready) -> (Change, Vec<StoredInstance>, Reloaded) {
         let Ready { sas, gone_sas, instances, gone_instances, mut report } = ready;
         let mut change = Change::new();
-        for made in sas {
-            let sa = self.store_sa(made);
-            change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
+        for stored in sas {
+            change.extend(self.store(stored));
         }
-        for key in &gone_sas {
+        for (key, _) in &gone_sas {
             self.remove_sa(key);
         }
+        if old.policies != new.policies {
+            report.settings.push("[[policy]]".to_owned());
+            self.policies.clone_from(&new.policies);
+            self.spd_stale = true;
+        }
+        change.extend(self.spd_change());
         if old.local != new.local {
             report.settings.push("[[local]]".to_owned());
         }
@@ -228,10 +226,9 @@ impl Controller {
                 Box::new(move |_| Command::SetInstance(slot, None))
             }),
         );
+        let inbound = gone_sas.into_iter().filter(|(_, direction)| *direction == Direction::In);
         change.extend(
-            gone_sas
-                .into_iter()
-                .map(|key| -> Box<dyn FnMut(CoreId) -> Command> { Box::new(move |_| Command::DeleteSa(key)) }),
+            inbound.map(|(key, _)| -> Box<dyn FnMut(CoreId) -> Command> { Box::new(move |_| Command::DeleteSa(key)) }),
         );
 
         if old.notify != new.notify {
@@ -245,50 +242,46 @@ impl Controller {
         (change, gone, report)
     }
 
-    /// Makes an SA, without installing it. One in whose place it comes, and whose keys it has, hands over how far it has come:
-    /// what was accepted once is a replay afterwards, too.
-    pub(super) fn make_sa(&mut self, mut params: SaParams) -> Result<MadeSa, ControlError> {
+    /// Makes an SA, without installing it. An inbound one in whose place it comes, and whose keys it has, hands over how far it
+    /// has come: what was accepted once is a replay afterwards, too. An outbound one can't: cores may still count it on.
+    pub(super) fn make_sa(&mut self, mut params: SaParams) -> Result<StoredSa, ControlError> {
         params.replay_window = params.replay_window.at_least(self.least_window);
-        let kept = self.state.take();
-        let same = self.sas.get(&order(&params.key())).filter(|stored| stored.params.transform == params.transform);
-        let before = same.map(|stored| {
-            let (highest, totals) = (stored.sa.window.highest().unwrap_or_default(), stored.sa.totals());
-            Progress { highest, packets: totals.packets, octets: totals.octets, ..Progress::default() }
-        });
-        let progress = Progress { mark: kept.map(|kept| kept.mark), ..before.unwrap_or_default() };
-        let made = Sa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
-        let sa = Arc::new(made.inspect_err(|_| self.state.abandon(kept))?);
-        self.next_sa_id = self.next_sa_id.wrapping_add(1);
-        Ok(MadeSa { params, sa, kept })
-    }
-
-    /// Puts an SA on the list, in place of one with the same key.
-    pub(super) fn store_sa(&mut self, made: MadeSa) -> Arc<Sa> {
-        let MadeSa { params, sa, kept } = made;
         let key = params.key();
-        let place = order(&key);
-        self.deleted.remove(&place);
-        let reserved = self.reservations_of(key.spi).find(|stored| stored.reservation.is_for(&key));
-        if let Some(reservation) = reserved.map(|stored| stored.reservation) {
-            self.reservations.remove(&reservation_order(&reservation));
+        let there = self.sas.get(&order(&key));
+        let before = match there.filter(|stored| stored.params.transform == params.transform).map(|stored| &stored.sa) {
+            None => Progress::default(),
+            Some(InstalledSa::Out(_)) => return Err(ControlError::KeyUsedAgain(key)),
+            Some(InstalledSa::In(_)) if params.direction == Direction::Out => {
+                return Err(ControlError::KeyUsedAgain(key));
+            }
+            Some(InstalledSa::In(sa)) => {
+                let (highest, totals) = (sa.window.highest().unwrap_or_default(), sa.totals());
+                Progress { highest, packets: totals.packets, octets: totals.octets, mark: None }
+            }
+        };
+        if there.is_some_and(|stored| stored.params.direction != params.direction) {
+            return Err(ControlError::SaExists(key));
         }
-        if let Some(replaced) = self.sas.remove(&place) {
-            self.lifetimes.unwatch(&replaced);
-            self.state.give_up(replaced.kept, &replaced.params);
-        }
-        let source = Endpoint { address: key.src, port: None };
-        let reported = Reported::default();
-        let stored =
-            StoredSa { sa: Arc::clone(&sa), params, installed: self.now, age_before: 0, source, reported, kept };
-        self.lifetimes.watch(&stored);
-        self.sas.insert(place, stored);
-        sa
+        let kept = self.state.take();
+        let progress = Progress { mark: kept.map(|kept| kept.mark), ..before };
+        let made = InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
+        let sa = made.inspect_err(|_| self.state.abandon(kept))?;
+        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        Ok(StoredSa {
+            source: Endpoint { address: key.src, port: None },
+            sa,
+            params,
+            installed: self.now,
+            age_before: 0,
+            reported: Reported::default(),
+            kept,
+        })
     }
 
-    /// The addresses that are ours by what is sent to them: the SAs' destinations, those of reservations, and for late
-    /// packets those of deleted SAs.
+    /// The addresses that are ours by being an SA's or a reservation's; for late packets those of deleted SAs, too.
     pub(super) fn destinations(&self) -> impl Iterator<Item = IpAddr> {
-        let sas = self.sas.keys().chain(self.deleted.keys()).map(|(_, dst, _)| *dst);
+        let sas =
+            self.sas.values().map(|stored| stored.params.local()).chain(self.deleted.keys().map(|(_, dst, _)| *dst));
         sas.chain(self.reservations.keys().map(|(_, dst, _)| *dst))
     }
 

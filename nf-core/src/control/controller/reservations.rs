@@ -50,7 +50,7 @@ impl Controller {
         };
         let overlaps = |other: Option<IpAddr>| src.is_none() || other.is_none() || src == other;
         let taken = |user| ControlError::SpiTaken { spi, dst, user };
-        if self.sas_with(spi).any(|stored| stored.sa.key.dst == dst && overlaps(Some(stored.sa.key.src))) {
+        if self.sas_with(spi).map(|stored| stored.sa.key()).any(|key| key.dst == dst && overlaps(Some(key.src))) {
             return Err(taken("an SA"));
         }
         let is_reserved =

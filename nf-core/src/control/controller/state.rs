@@ -1,14 +1,13 @@
 //! What is kept for a successor, and what is taken over from a predecessor that was killed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::lifetimes::Reported;
-use super::{Change, Controller, StoredSa, order};
+use super::{Change, Controller, InstalledSa, StoredSa, order};
 use crate::control::proto::Endpoint;
-use crate::core::{Command, Core};
-use crate::sa::inbound::{Progress, Sa, SaKey};
+use crate::core::Core;
+use crate::sa::inbound::{Progress, SaKey};
 use crate::sa::spec::SaParams;
 use crate::state::{Digest, Keeper, Kept, Opened, Predecessor, RestoredSa, SavedSa, StateError, Withdrawn, since_boot};
 use crate::types::{CoreId, Nanos, SeqNo};
@@ -68,7 +67,7 @@ impl Controller {
         let Opened { keeper, predecessor } = opened;
         self.state.keeper = Some(keeper);
         let mut change = Change::new();
-        let configured: Vec<SaKey> = self.sas.values().map(|stored| stored.sa.key).collect();
+        let configured: Vec<SaKey> = self.sas.values().map(|stored| stored.sa.key()).collect();
         let mut restored = 0;
         for key in configured {
             let Some(stored) = self.sas.remove(&order(&key)) else {
@@ -86,6 +85,7 @@ impl Controller {
                 restored += usize::from(self.take_over(sa.params.clone(), sa.highest, Some(sa), false, &mut change));
             }
         }
+        change.extend(self.spd_change());
         for mut change in change {
             for (id, core) in workers.iter_mut().enumerate() {
                 core.apply_at_start(change(CoreId(id as u16)));
@@ -125,8 +125,8 @@ impl Controller {
             mark: kept.map(|kept| kept.mark),
         };
         let key = params.key();
-        let sa = match Sa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress) {
-            Ok(sa) => Arc::new(sa),
+        let sa = match InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress) {
+            Ok(sa) => sa,
             Err(error) => {
                 tracing::warn!(spi = %key.spi, src = %key.src, dst = %key.dst, "an SA isn't restored: {error}");
                 self.state.abandon(kept);
@@ -134,19 +134,15 @@ impl Controller {
             }
         };
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
-        change.extend(self.own(key.dst));
-        let stored = StoredSa {
-            sa: Arc::clone(&sa),
+        change.extend(self.store(StoredSa {
+            source: Endpoint { address: key.src, port: None },
+            sa,
             params,
             installed: self.now,
             age_before: now.saturating_sub(installed),
-            source: Endpoint { address: key.src, port: None },
             reported: Reported::default(),
             kept,
-        };
-        self.lifetimes.watch(&stored);
-        self.sas.insert(order(&key), stored);
-        change.push(Box::new(move |_| Command::InstallSa(Arc::clone(&sa))));
+        }));
         true
     }
 
@@ -165,7 +161,7 @@ impl Controller {
                     params: &stored.params,
                     kept: stored.kept.as_ref()?,
                     totals: stored.sa.totals(),
-                    highest: stored.sa.window.highest(),
+                    highest: stored.sa.highest(),
                 })
             })
         };
