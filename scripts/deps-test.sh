@@ -17,6 +17,8 @@ packages="$packages python3-prometheus-client"
 # Peers and eyes for the tests in network namespaces.
 packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"
+# Counting instructions, and other CPUs than this one.
+packages="$packages valgrind qemu-user"
 # charon's plugin.
 packages="$packages libjson-c-dev make bzip2"
 # shellcheck disable=SC2086  # a list of words

@@ -86,11 +86,12 @@ fn ports_differ(old: &[Port], new: &[Port]) -> Vec<&'static str> {
         return vec!["[[port]]"];
     }
     let differ = |field: Same| old.iter().zip(new).any(|(old, new)| !field(old, new));
-    let checks: [(&'static str, Same); 6] = [
+    let checks: [(&'static str, Same); 7] = [
         ("[[port]] name", |old, new| old.name == new.name),
         ("[[port]] role", |old, new| old.role == new.role),
         ("[[port]] next_hop_mac", |old, new| old.next_hop_mac == new.next_hop_mac),
         ("[[port]] rx_queues", |old, new| old.rx_queues == new.rx_queues),
+        ("[[port]] addresses", |old, new| old.addresses == new.addresses),
         ("[[port]] for", |old, new| old.stands_for == new.stands_for),
         ("[[port]] mtu", |old, new| old.mtu == new.mtu),
     ];
