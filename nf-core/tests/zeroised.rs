@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::Nf;
 use nf_core::config::Config;
 use nf_core::control::client::Client;
-use nf_core::control::handler::{Daemon, Platform};
+use nf_core::control::handler::{ConfigFile, Daemon, Platform};
 use nf_core::control::proto::{PortReport, Request};
 use nf_core::control::server::ControlServer;
 use nf_core::sa::spec::SaSpec;
@@ -197,7 +197,8 @@ fn no_key_is_left_in_freed_memory() {
 fn add_over_socket(nf: Nf, path: &Path) -> Nf {
     let server = ControlServer::bind(path).unwrap();
     let Nf { controller, mut cores, holding, now, output } = nf;
-    let mut daemon = Daemon { controller, platform: NoPorts };
+    let file = ConfigFile { path: path.with_extension("toml"), config: Config::default() };
+    let mut daemon = Daemon { controller, platform: NoPorts, audit: server.audit(), file };
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
