@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench bench-quick bench-recovery loom charon-plugin fuzz deps deps-test build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-recovery loom instructions charon-plugin package fuzz deps deps-test build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -10,11 +10,14 @@ run: build            ## play a sample capture through nf-core and show what bec
 test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
-	$(MAKE) loom
+	$(MAKE) loom instructions
 	scripts/test-as-root.sh
 
 loom:                 ## every interleaving of the shared replay window
 	RUSTFLAGS="--cfg loom" $(CARGO) test -p nf-core --no-default-features --test replay_loom --target-dir target/loom
+
+instructions: deps-test ## instructions for a packet, against their limits
+	scripts/instructions.sh
 
 bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/benchmarks.md
 	scripts/bench.sh
@@ -34,6 +37,9 @@ build: deps           ## the three programs, optimised
 charon-plugin: deps-test ## the plugin by which strongSwan's charon installs its SAs into nf-core
 	scripts/charon-plugin.sh
 
+package: deps         ## a Debian package with the programs, systemd units, manual pages: target/package
+	scripts/package.sh
+
 fuzz:                 ## every fuzz target for a minute (needs cargo-fuzz)
 	scripts/fuzz.sh
 
@@ -47,7 +53,7 @@ lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) clippy -p nf-core --no-default-features --all-targets -- -D warnings
+	$(CARGO) clippy -p nf-core --no-default-features --features instructions --all-targets -- -D warnings
 
 doc:                  ## the API documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

@@ -15,7 +15,6 @@
 pub mod batch;
 pub mod capture;
 pub mod classify;
-#[cfg(feature = "dpdk")]
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -28,9 +27,12 @@ pub mod drop;
 pub mod encap;
 pub mod event;
 pub mod forward;
+pub mod fragment;
 pub mod holding;
 pub mod hooks;
+pub mod icmp;
 pub mod lanes;
+pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod packet;
@@ -44,5 +46,6 @@ pub mod sa;
 pub mod spd;
 pub mod stage;
 pub mod state;
+pub mod systemd;
 pub mod types;
 pub mod wire;

@@ -1,22 +1,13 @@
 //! A lap: all frames once through a core, and the clocks that it took.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use dpdk_rs::Tsc;
 use nf_core::batch::{Batch, Fate};
-use nf_core::config::{Config, PortRole};
-use nf_core::control::controller::Controller;
-use nf_core::core::{Command, Core};
+use nf_core::core::Core;
 use nf_core::lanes::BURST;
-use nf_core::net::NetPort;
-use nf_core::notify::FanOut;
 use nf_core::packet::Packet;
-use nf_core::plugin::Registry;
-use nf_core::sa::inbound::Sa;
 use nf_core::types::{Nanos, PortIndex};
-use nf_core::wire::ethernet::MacAddr;
 
+pub(crate) use crate::function::{install, network_function};
 use crate::traffic::Frames;
 
 /// Room in front of a frame, as an mbuf has it.
@@ -29,25 +20,6 @@ const FRAME_AT: usize = MBUF + HEADROOM;
 const STRIDE: usize = FRAME_AT + 2048;
 /// Buffers in use, in turn: what a driver and its pool's cache circulate.
 const BUFFERS: usize = 256;
-
-/// A network function with that many cores and no SAs.
-pub(crate) fn network_function(cores: usize, capacity: usize) -> (Controller, Vec<Core>) {
-    let text = format!("[[local]]\naddress = \"10.10.1.2\"\n[sad]\ncapacity = {capacity}\n");
-    let config = Config::parse(&text, Path::new("nf.toml")).expect("a sound configuration");
-    let port = |role, name: &str| {
-        let (mac, next_hop) = (MacAddr([2, 0, 0, 0, 0, 9]), Some(MacAddr([2, 0, 0, 0, 0, 8])));
-        (name.to_owned(), NetPort::new(role, mac, next_hop))
-    };
-    let ports = vec![port(PortRole::Unprotected, "outside"), port(PortRole::Protected, "inside")];
-    Controller::new(&config, Registry::builtin(), ports, cores, FanOut::default()).expect("a network function")
-}
-
-/// Puts SAs in, in place of those with the same keys.
-pub(crate) fn install(core: &mut Core, sas: impl IntoIterator<Item = Arc<Sa>>) {
-    for sa in sas {
-        core.apply_at_start(Command::InstallSa(sa));
-    }
-}
 
 /// What a lap took.
 #[derive(Clone, Copy, Debug, Default)]

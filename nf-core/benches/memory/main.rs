@@ -4,6 +4,7 @@
 //! and their replay windows are new in each lap.
 #![allow(missing_docs, clippy::expect_used, reason = "a program that measures ends where it can't")]
 
+mod function;
 mod lap;
 mod results;
 mod together;
