@@ -17,6 +17,13 @@ pub enum Fate {
     Pending,
     /// Leaves on this port.
     Send(PortIndex),
+    /// Leaves on this port, but is too long for it: cut by whoever owns the buffer, with [`fragment`](crate::fragment).
+    Fragment {
+        /// The port.
+        port: PortIndex,
+        /// The longest packet that it takes, in octets.
+        mtu: u16,
+    },
     /// Ends here by design.
     Consumed(Consumed),
     /// Ends here for this reason.
@@ -127,6 +134,12 @@ impl<'p> Batch<'p> {
             self.settle(lane, Fate::Send(port));
             self.sent.insert(lane);
         }
+    }
+
+    /// Lets the packet leave on a port in fragments. A packet whose fate is sealed keeps it.
+    #[inline]
+    pub fn fragment(&mut self, lane: Lane, port: PortIndex, mtu: u16) {
+        self.settle(lane, Fate::Fragment { port, mtu });
     }
 
     /// Hands a fragment to the reassembler. A packet whose fate is sealed keeps it.

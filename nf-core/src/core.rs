@@ -16,6 +16,7 @@ use crate::counters::CoreCounters;
 use crate::drop::DropReason;
 use crate::event::{Event, EventSender};
 use crate::forward;
+use crate::icmp::Errors;
 use crate::lanes::Lanes;
 use crate::net::Net;
 use crate::notify::CoreLimiter;
@@ -122,6 +123,8 @@ pub struct CoreCx<'c> {
     pub wanted: &'c mut CoreLimiter,
     /// Decides which next hops are worth a question.
     pub resolver: &'c mut Resolver,
+    /// ICMP errors that wait to be sent.
+    pub errors: &'c mut Errors,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
 }
@@ -147,6 +150,7 @@ pub struct Core {
     limiter: CoreLimiter,
     wanted: CoreLimiter,
     resolver: Resolver,
+    errors: Errors,
     link: Arc<Link>,
     /// The reservations that the last commands ended.
     settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
@@ -159,6 +163,8 @@ enum Entry {
     Ingress,
     /// Held at the gate esp-input.
     EspInput,
+    /// Made by this host.
+    Own,
 }
 
 impl Core {
@@ -174,6 +180,7 @@ impl Core {
             limiter: CoreLimiter::default(),
             wanted: CoreLimiter::default(),
             resolver: Resolver::default(),
+            errors: Errors::default(),
             link,
             settled: ArrayVec::new(),
         }
@@ -273,9 +280,25 @@ impl Core {
         self.run(Entry::EspInput, now, batch);
     }
 
+    /// The ICMP errors that wait to be sent, once a burst is done: each to be put into a buffer, for [`Core::originate`].
+    #[inline]
+    pub fn errors(&mut self) -> &mut Errors {
+        &mut self.errors
+    }
+
+    /// Takes packets that this host has made to their fate: routed, through the gate egress. Books them as made here, and
+    /// else as [`Core::process`] does.
+    pub fn originate(&mut self, now: Nanos, batch: &mut Batch<'_>) {
+        for lane in batch.lanes() {
+            self.link.counters.originated().add(1, batch.packet(lane).received_octets() as u64);
+            batch.packet_mut(lane).set_own();
+        }
+        self.run(Entry::Own, now, batch);
+    }
+
     fn run(&mut self, entry: Entry, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
-        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, link, .. } = self;
+        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, errors, link, .. } = self;
         let mut cx = CoreCx {
             now,
             id: *id,
@@ -287,6 +310,7 @@ impl Core {
             limiter,
             wanted,
             resolver,
+            errors,
             watch: Stopwatch::start(&link.stages),
         };
 
@@ -301,6 +325,10 @@ impl Core {
                 gates.run(Gate::EspInput, &mut cx, batch, waiting)
             }
             Entry::EspInput => gates.resume(Gate::EspInput, &mut cx, batch, parsed),
+            Entry::Own => {
+                parsed.into_iter().for_each(|lane| batch.forward(lane));
+                Lanes::NONE
+            }
         };
         classify::not_enabled(batch, left);
 
@@ -346,7 +374,7 @@ fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
                 dropped.insert(lane);
             }
             Fate::Consumed(why) => counters.consumed(why).add(1, octets),
-            Fate::Send(_) | Fate::Reassemble | Fate::Hold | Fate::Pending => {}
+            Fate::Send(_) | Fate::Fragment { .. } | Fate::Reassemble | Fate::Hold | Fate::Pending => {}
         }
     }
     dropped

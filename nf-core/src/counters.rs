@@ -1,7 +1,7 @@
 //! Counters per core: each core writes its own, cache-line aligned, without locked instructions; readers sum them.
 //!
-//! `rx.packets = tx.packets + consumed + drops`, always, once no packet is under way: every received packet is booked
-//! exactly once. Octets are those of the frame without FCS, as received for rx, consumed and drops, as sent for tx.
+//! `rx.packets + originated = tx.packets + consumed + drops`, always, once no packet is under way: every received packet,
+//! and every one that was made here, is booked exactly once. Octets are those of the frame without FCS, as received for rx, consumed and drops, as sent for tx.
 
 use std::collections::BTreeMap;
 use std::ops::{Add, Sub};
@@ -111,6 +111,7 @@ impl Sub for Tally {
 pub struct CoreCounters {
     rx: Counter,
     tx: Counter,
+    originated: Counter,
     consumed: [Counter; Consumed::ALL.len()],
     drops: [Counter; DropReason::COUNT],
     /// Events for the control thread that found its queue full.
@@ -122,6 +123,7 @@ impl Default for CoreCounters {
         CoreCounters {
             rx: Counter::default(),
             tx: Counter::default(),
+            originated: Counter::default(),
             consumed: std::array::from_fn(|_| Counter::default()),
             drops: std::array::from_fn(|_| Counter::default()),
             events_lost: AtomicU64::new(0),
@@ -138,6 +140,11 @@ impl CoreCounters {
     /// Packets that a port took for transmission.
     pub fn tx(&self) -> &Counter {
         &self.tx
+    }
+
+    /// Packets that were made here: ICMP errors, and of a packet that was cut into fragments all but one.
+    pub fn originated(&self) -> &Counter {
+        &self.originated
     }
 
     /// Packets that ended here by design.
@@ -163,6 +170,7 @@ impl CoreCounters {
         Snapshot {
             rx: self.rx.read(),
             tx: self.tx.read(),
+            originated: self.originated.read(),
             consumed: std::array::from_fn(|i| self.consumed[i].read()),
             drops: std::array::from_fn(|i| self.drops[i].read()),
             events_lost: self.events_lost.load(Relaxed),
@@ -177,6 +185,8 @@ pub struct Snapshot {
     pub rx: Tally,
     /// Packets sent on.
     pub tx: Tally,
+    /// Packets that were made here.
+    pub originated: Tally,
     consumed: [Tally; Consumed::ALL.len()],
     drops: [Tally; DropReason::COUNT],
     /// Events lost on the way to the control thread.
@@ -206,6 +216,7 @@ impl Snapshot {
         Snapshot {
             rx: tally(self.rx, other.rx),
             tx: tally(self.tx, other.tx),
+            originated: tally(self.originated, other.originated),
             consumed: std::array::from_fn(|i| tally(self.consumed[i], other.consumed[i])),
             drops: std::array::from_fn(|i| tally(self.drops[i], other.drops[i])),
             events_lost: number(self.events_lost, other.events_lost),
@@ -240,9 +251,11 @@ impl Snapshot {
         self.drops.iter().fold(Tally::default(), |sum, tally| sum + *tally)
     }
 
-    /// Whether each received packet is accounted for: sent, consumed or dropped. Holds when no packet is under way.
+    /// Whether each packet is accounted for that was received or made here: sent, consumed or dropped. Holds when no
+    /// packet is under way.
     pub fn is_conserved(&self) -> bool {
-        self.rx.packets == self.tx.packets + self.consumed_total().packets + self.drops_total().packets
+        self.rx.packets + self.originated.packets
+            == self.tx.packets + self.consumed_total().packets + self.drops_total().packets
     }
 
     /// In the shape of the counters' JSON.
@@ -250,6 +263,7 @@ impl Snapshot {
         Report {
             rx: self.rx,
             tx: self.tx,
+            originated: self.originated,
             consumed: Consumed::ALL.iter().map(|why| (why.name().to_owned(), self.consumed(*why))).collect(),
             global: GlobalDrop::ALL.iter().map(|name| (name.name().to_owned(), self.global(*name))).collect(),
             feature: DropReason::ALL
@@ -272,6 +286,9 @@ pub struct Report {
     pub rx: Tally,
     /// Packets sent on.
     pub tx: Tally,
+    /// Packets that were made here.
+    #[serde(default)]
+    pub originated: Tally,
     /// Packets that ended here by design, by cause.
     pub consumed: BTreeMap<String, Tally>,
     /// Dropped packets by the global names of IOS XE. Only IPsec drops are in it.

@@ -11,7 +11,8 @@ use crate::config::PortRole;
 use crate::core::CoreCx;
 use crate::drop::DropReason;
 use crate::event::Event;
-use crate::lanes::Lanes;
+use crate::icmp::Problem;
+use crate::lanes::{Lane, Lanes};
 use crate::net::{Net, Origin};
 use crate::packet::Packet;
 use crate::plugin::Gate;
@@ -26,7 +27,17 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     for lane in lanes {
         match router.forward(batch.packet_mut(lane)) {
             Ok(()) => batch.send_to(lane, Gate::Egress),
-            Err(why) => batch.drop(lane, why),
+            Err(why) => {
+                let problem = match why {
+                    DropReason::TtlExpired => Some(Problem::TtlExpired),
+                    DropReason::NoRoute => Some(Problem::NoRoute),
+                    _ => None,
+                };
+                if let Some(problem) = problem {
+                    core.errors.offer(core.net, core.now, batch.packet(lane), problem);
+                }
+                batch.drop(lane, why);
+            }
         }
     }
 }
@@ -36,7 +47,8 @@ pub fn transmit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     for lane in lanes {
         match may_leave(core.net, batch.packet(lane)) {
             Ok(port) => batch.transmit(lane, port),
-            Err(why) => {
+            Err(Stop::TooLong { port, mtu }) => too_long(core, batch, lane, port, mtu),
+            Err(Stop::Drop(why)) => {
                 if why == DropReason::NoNeighbour {
                     resolve(core, batch.packet(lane));
                 }
@@ -44,6 +56,33 @@ pub fn transmit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
             }
         }
     }
+}
+
+/// Why a packet doesn't leave as it is.
+enum Stop {
+    Drop(DropReason),
+    /// It is longer than the port's MTU.
+    TooLong {
+        port: PortIndex,
+        mtu: u16,
+    },
+}
+
+impl From<DropReason> for Stop {
+    fn from(why: DropReason) -> Stop {
+        Stop::Drop(why)
+    }
+}
+
+/// Cuts a packet that may be cut; tells the sender of another.
+#[cold]
+fn too_long(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, port: PortIndex, mtu: u16) {
+    let packet = batch.packet(lane);
+    if packet.data().get(ethernet::HEADER_LEN..).is_some_and(ipv4::may_be_fragmented) {
+        return batch.fragment(lane, port, mtu);
+    }
+    core.errors.offer(core.net, core.now, packet, Problem::TooBig { mtu });
+    batch.drop(lane, DropReason::MtuExceeded);
 }
 
 /// Asks for a packet's next hop to be resolved.
@@ -122,7 +161,7 @@ impl Router<'_> {
             }
         };
         // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
-        if hop.link != LinkAddress::Host && !asked.for_host {
+        if hop.link != LinkAddress::Host && !asked.for_host && !packet.is_own() {
             let may_pass = match version {
                 IpVersion::V4 => ipv4::decrement_ttl(packet.data_mut()),
                 IpVersion::V6 => ipv6::decrement_hop_limit(packet.data_mut()),
@@ -161,17 +200,17 @@ fn address(net: &Net, packet: &mut Packet<'_>, version: IpVersion, hop: Hop) -> 
 
 /// The port that a packet leaves on, if it may.
 #[inline]
-fn may_leave(net: &Net, packet: &Packet<'_>) -> Result<PortIndex, DropReason> {
+fn may_leave(net: &Net, packet: &Packet<'_>) -> Result<PortIndex, Stop> {
     let hop = packet.hop().ok_or(DropReason::NoRoute)?;
     let port = net.port(hop.port).ok_or(DropReason::NoRoute)?;
     if port.role == PortRole::Unprotected && !packet.may_leave_unprotected() {
-        return Err(DropReason::ClearOutput);
+        return Err(DropReason::ClearOutput.into());
     }
     if hop.link == LinkAddress::Unresolved {
-        return Err(DropReason::NoNeighbour);
+        return Err(DropReason::NoNeighbour.into());
     }
     if packet.data().len() > usize::from(port.mtu) + ethernet::HEADER_LEN && hop.link != LinkAddress::Host {
-        return Err(DropReason::MtuExceeded);
+        return Err(Stop::TooLong { port: hop.port, mtu: port.mtu });
     }
     Ok(hop.port)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use crate::config::PortRole;
-use crate::route::{Hop, LinkAddress, Neighbours, Routes, Target};
+use crate::route::{Hop, HostAddress, LinkAddress, Neighbours, Routes, Target};
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 
@@ -22,6 +22,8 @@ pub struct NetPort {
     pub next_hop: Option<MacAddr>,
     /// The longest IP packet that may leave on it, in octets.
     pub mtu: u16,
+    /// Addresses of ours on its link.
+    pub addresses: Vec<IpAddr>,
     /// Of an exception port: the port that the host's interface behind it stands for.
     pub stands_for: Option<PortIndex>,
 }
@@ -29,7 +31,7 @@ pub struct NetPort {
 impl NetPort {
     /// A port without a limit to the length of packets.
     pub fn new(role: PortRole, mac: MacAddr, next_hop: Option<MacAddr>) -> NetPort {
-        NetPort { role, mac, next_hop, mtu: u16::MAX, stands_for: None }
+        NetPort { role, mac, next_hop, mtu: u16::MAX, addresses: Vec::new(), stands_for: None }
     }
 }
 
@@ -53,6 +55,8 @@ pub struct Net {
     neighbours: Arc<Neighbours>,
     /// What else is the host's.
     addresses: Arc<HashSet<IpAddr, RandomState>>,
+    /// Addresses of ours on ports' links, in the order in which they are preferred.
+    links: Arc<Vec<(PortIndex, IpAddr)>>,
     /// Where decapsulated packets go that no route is for.
     inwards: Option<Hop>,
     /// Where packets of the protected network go that no route is for.
@@ -78,10 +82,11 @@ impl Net {
             routes: Arc::default(),
             neighbours: Arc::default(),
             addresses: Arc::default(),
+            links: Arc::default(),
             inwards: None,
             outwards: None,
         };
-        net.with_routes(Arc::default(), Arc::default())
+        net.with_routes(Arc::default(), Arc::default()).with_host_addresses(&[])
     }
 
     /// The same with other addresses.
@@ -90,8 +95,28 @@ impl Net {
     }
 
     /// The same with other addresses of the host, at which ESP isn't terminated by that.
-    pub fn with_host_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Net {
-        Net { addresses: Arc::new(addresses.into_iter().collect()), ..self.clone() }
+    pub fn with_host_addresses(&self, addresses: &[HostAddress]) -> Net {
+        let ports = self.ports.iter().enumerate();
+        let configured = ports.flat_map(|(port, it)| it.addresses.iter().map(move |of| (PortIndex(port as u8), *of)));
+        let of_host = addresses.iter().filter_map(|it| Some((it.port?, it.address)));
+        let links: Vec<(PortIndex, IpAddr)> = configured.chain(of_host).collect();
+        let all = links.iter().map(|(_, address)| *address).chain(addresses.iter().map(|it| it.address));
+        Net { addresses: Arc::new(all.collect()), links: Arc::new(links), ..self.clone() }
+    }
+
+    /// The address of ours from which an ICMP error goes to somebody whose packet was received on a port: what came out
+    /// of a tunnel is answered from the protected network's side, for which the tunnel is.
+    pub fn error_source(&self, received: PortIndex, decapsulated: bool, to: IpAddr) -> Option<IpAddr> {
+        let fits = |port: PortIndex| {
+            if decapsulated {
+                self.port(port).is_some_and(|it| it.role == PortRole::Protected)
+            } else {
+                port == received
+            }
+        };
+        let is_scoped = |address: IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        let mut usable = self.links.iter().filter(|(_, of)| of.is_ipv4() == to.is_ipv4() && !is_scoped(*of));
+        usable.find(|(port, _)| fits(*port)).map(|(_, address)| *address)
     }
 
     /// The same with other routes and neighbours.

@@ -29,6 +29,7 @@ pub struct Packet<'p> {
     hop: Option<Hop>,
     /// Whether it may leave on an unprotected port.
     may_leave_unprotected: bool,
+    is_own: bool,
 }
 
 /// Destination and source address of a received Ethernet header.
@@ -74,6 +75,7 @@ impl<'p> Packet<'p> {
             inner_at: 0,
             hop: None,
             may_leave_unprotected: false,
+            is_own: false,
         })
     }
 
@@ -176,6 +178,24 @@ impl<'p> Packet<'p> {
         self.transit = Some(inner);
         self.inner_at = self.start;
         Ok(inner)
+    }
+
+    /// The packet that is forwarded, from its IP header on.
+    #[inline]
+    pub fn ip(&self) -> &[u8] {
+        let len = self.inner().map_or(0, Inner::total_len);
+        self.buffer.get(self.inner_at..self.inner_at.saturating_add(len)).unwrap_or_default()
+    }
+
+    /// Whether this host has made it.
+    #[inline]
+    pub fn is_own(&self) -> bool {
+        self.is_own
+    }
+
+    #[inline]
+    pub(crate) fn set_own(&mut self) {
+        self.is_own = true;
     }
 
     /// Where it goes next: known from the gate egress on.

@@ -10,6 +10,7 @@ use nf_core::control::proto::{EventKind, EventReport};
 use nf_core::control::subscribers::{Next, Subscription};
 use nf_core::drop::DropReason;
 use nf_core::lanes::BURST;
+use nf_core::route::{HostAddress, HostTables, Route, Target};
 use nf_core::sa::spec::{SaParams, SaSpec};
 use nf_core::types::{Nanos, PortIndex, Spi};
 use nf_core::wire::{checksum, ethernet};
@@ -399,6 +400,19 @@ fn a_packet_that_the_path_does_not_take_is_not_sent() {
     assert_eq!(sealed.iter().map(|frame| frame.len() - ethernet::HEADER_LEN).collect::<Vec<_>>(), [1000]);
     assert_eq!(pair.counts(DropReason::OutDfSet), 1);
     assert_eq!(pair.head.controller.sas().next().unwrap().sa.totals().refused, 1);
+    // Its sender hears of it, from a head end with an address there.
+    let sender = std::net::IpAddr::from(<[u8; 4]>::try_from(&with_df(947)[12..16]).unwrap());
+    pair.head.controller.set_host_tables(HostTables {
+        routes: vec![Route { dst: sender.into(), target: Target::Port { port: INSIDE, via: None } }],
+        addresses: vec![HostAddress { address: "10.2.0.254".parse().unwrap(), port: Some(INSIDE) }],
+        ..HostTables::default()
+    });
+    let told = pair.head.receive_on(INSIDE, 0, &[&frame(&with_df(947))]);
+    let [(INSIDE, error)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(
+        (&error[30..34], &error[34..36], &error[40..42]),
+        (&with_df(947)[12..16], &[3, 4][..], &946u16.to_be_bytes()[..])
+    );
     // The operator may have it fragmented instead; then only the port's MTU counts.
     for (df, flag) in [("clear", 0), ("set", 0x40)] {
         let mut pair = Pair::new(&[spec(0x1000, &json!({"df": df}))]);

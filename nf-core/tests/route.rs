@@ -1,5 +1,5 @@
 //! Routing between ports: what came out of a tunnel, and what passes through.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
 
@@ -265,4 +265,163 @@ fn the_hosts_tables_are_the_cores() {
     tables.routes.remove(0);
     nf.controller.set_host_tables(tables);
     assert_eq!(nf.receive_on(WAN, 0, &[&peer.next()])[0].1[..6], [2, 0, 0, 0, 0, 9], "by the configuration's route");
+}
+
+/// Ports with an MTU and addresses, and routes to both networks.
+fn nf_with_addresses() -> Nf {
+    let port = |role, addresses: &[&str]| NetPort {
+        mtu: 1400,
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        ..NetPort::new(role, MacAddr::default(), None)
+    };
+    let ports = [port(Unprotected, &["10.10.1.2"]), port(Protected, &["172.17.0.254", "fe80::254", "2001:db8::254"])];
+    let tables = [
+        route("172.16.0.0/16", Some("172.17.0.1"), "protected"),
+        route("172.17.0.0/24", None, "protected"),
+        neighbour("172.17.0.1", 1, "protected"),
+        neighbour("172.17.0.9", 9, "protected"),
+        route("2001:db8::/64", None, "protected"),
+        route("2001:db8:1::/48", Some("2001:db8::1"), "protected"),
+        neighbour("2001:db8::1", 2, "protected"),
+        neighbour("2001:db8::9", 0x19, "protected"),
+    ];
+    Nf::with_net_ports(&[PORTS, &tables.concat()].concat(), ports.to_vec())
+}
+
+/// The ICMP error in a frame: who sent it, type and code, the word behind them, and what it quotes.
+fn icmp(frame: &[u8]) -> (String, [u8; 2], u32, Vec<u8>) {
+    let packet = &frame[14..];
+    let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
+    if packet[0] >> 4 == 4 {
+        assert_eq!((packet[9], packet[8]), (1, 64));
+        assert!(checksum::is_valid(&packet[..20]) && checksum::is_valid(&packet[20..]));
+        assert!(packet.len() <= 576);
+        let src = <[u8; 4]>::try_from(&packet[12..16]).unwrap();
+        (std::net::Ipv4Addr::from(src).to_string(), [packet[20], packet[21]], word(24), packet[28..].to_vec())
+    } else {
+        assert_eq!(packet[6], 58);
+        assert!(packet.len() <= 1280);
+        let pseudo_header = [&packet[8..40], &[0, 0, packet[4], packet[5], 0, 0, 0, 58]].concat();
+        assert_eq!(checksum::fold(checksum::sum(&pseudo_header) + checksum::sum(&packet[40..])), 0xFFFF);
+        let src = <[u8; 16]>::try_from(&packet[8..24]).unwrap();
+        (std::net::Ipv6Addr::from(src).to_string(), [packet[40], packet[41]], word(44), packet[48..].to_vec())
+    }
+}
+
+#[test]
+fn senders_are_told_why_their_packets_end() {
+    let mut nf = nf_with_addresses();
+    let mut df = udp("172.17.0.9", "172.16.0.9", 64, 1400);
+    df[6] = 0x40;
+    ipv4::refresh_checksum(&mut df);
+    let mut df_forwarded = df.clone();
+    assert!(ipv4::decrement_ttl(&mut df_forwarded));
+    let mut v6_forwarded = udp("2001:db8::9", "2001:db8:1::9", 64, 1400);
+    v6_forwarded[7] = 63;
+    let cases = [
+        (udp("172.17.0.9", "172.16.0.9", 1, 8), None, [11, 0], 0),
+        (udp("172.17.0.9", "192.0.2.1", 64, 8), None, [3, 0], 0),
+        (df, Some(df_forwarded), [3, 4], 1400),
+        (udp("2001:db8::9", "2001:db8:1::9", 1, 8), None, [3, 0], 0),
+        (udp("2001:db8::9", "2001:db8:2::9", 64, 8), None, [1, 0], 0),
+        (udp("2001:db8::9", "2001:db8:1::9", 64, 1400), Some(v6_forwarded), [2, 0], 1400),
+    ];
+    for (number, (packet, quoted, kind, word)) in cases.iter().enumerate() {
+        let sent = nf.receive_on(LAN, 0, &[&frame(packet)]);
+        let [(port, error)] = sent.as_slice() else { panic!("case {number}: {sent:?}") };
+        let is_v4 = packet[0] >> 4 == 4;
+        let (src, found, found_word, quote) = icmp(error);
+        assert_eq!((*port, error[5]), (LAN, if is_v4 { 9 } else { 0x19 }), "case {number}: to the sender");
+        assert_eq!(src, if is_v4 { "172.17.0.254" } else { "2001:db8::254" }, "case {number}");
+        assert_eq!((found, found_word), (*kind, *word), "case {number}");
+        let expected = quoted.as_ref().unwrap_or(packet);
+        assert_eq!(quote, expected[..expected.len().min(if is_v4 { 548 } else { 1232 })], "case {number}");
+    }
+    let counters = nf.counters();
+    assert!(counters.is_conserved());
+    assert_eq!(counters.originated.packets, 6);
+    for why in [DropReason::TtlExpired, DropReason::NoRoute, DropReason::MtuExceeded] {
+        assert_eq!(counters.drops(why).packets, 2, "{why:?}");
+    }
+}
+
+/// RFC 1812 4.3.2.7, RFC 4443 2.4(e).
+#[test]
+fn there_are_no_errors_about_errors_groups_and_fragments() {
+    let mut nf = nf_with_addresses();
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut packet = udp("172.17.0.9", "172.16.0.9", 1, 8);
+        change(&mut packet);
+        ipv4::refresh_checksum(&mut packet);
+        packet
+    };
+    let icmp = |kind: u8| with(&move |packet| (packet[9], packet[20]) = (1, kind));
+    let mut silent = vec![
+        with(&|packet| packet[7] = 1),
+        with(&|packet| packet[6] = 0x20),
+        with(&|packet| packet[12] = 224),
+        with(&|packet| packet[12..16].fill(0)),
+        with(&|packet| packet[12] = 127),
+    ];
+    silent.extend([3, 5, 11, 12].map(icmp));
+    let mut v6 = udp("2001:db8::9", "2001:db8:1::9", 1, 8);
+    (v6[6], v6[40]) = (58, 2);
+    silent.push(v6.clone());
+    for packet in &silent {
+        assert_eq!(nf.receive_on(LAN, 0, &[&frame(packet)]), [], "{packet:?}");
+    }
+    // A ping is a query.
+    v6[40] = 128;
+    for packet in [icmp(8), v6] {
+        assert_eq!(nf.receive_on(LAN, 0, &[&frame(&packet)]).len(), 1);
+    }
+    assert_eq!(drops(&nf, DropReason::TtlExpired), silent.len() as u64 + 2);
+}
+
+#[test]
+fn errors_are_limited_in_rate() {
+    let mut nf = nf_with_addresses();
+    let expired = frame(&udp("172.17.0.9", "172.16.0.9", 1, 8));
+    let mut sent = |now: Nanos| {
+        nf.now = now;
+        (0..40).map(|_| nf.receive_on(LAN, 0, &[&expired]).len()).sum::<usize>()
+    };
+    assert_eq!(sent(Nanos(1)), 20);
+    assert_eq!(sent(Nanos(1 + Nanos::SECOND / 10)), 10, "a hundred a second");
+    assert_eq!(drops(&nf, DropReason::TtlExpired), 80);
+    // A burst of them is bounded by the places as well.
+    let mut nf = nf_with_addresses();
+    assert_eq!(nf.receive_on(LAN, 0, &[expired.as_slice(); 64]).len(), 8);
+}
+
+#[test]
+fn what_may_be_cut_is_cut() {
+    let mut nf = nf_with_addresses();
+    let packet = udp("172.17.0.9", "172.16.0.9", 64, 3000);
+    let sent = nf.receive_on(LAN, 0, &[&frame(&packet)]);
+    let lengths: Vec<usize> = sent.iter().map(|(_, frame)| frame.len() - 14).collect();
+    assert_eq!(lengths, [1396, 1396, 20 + 256]);
+    assert!(sent.iter().all(|(port, frame)| *port == LAN && frame[..6] == [2, 0, 0, 0, 0, 1] && frame[22] == 63));
+    let payload: Vec<u8> = sent.iter().flat_map(|(_, frame)| frame[34..].to_vec()).collect();
+    assert_eq!(payload, packet[20..]);
+    assert!(nf.counters().is_conserved());
+    assert_eq!((nf.counters().originated.packets, nf.counters().tx.packets), (2, 3));
+}
+
+/// What came out of a tunnel has its answer go back into one, or nowhere.
+#[test]
+fn errors_about_tunnelled_packets_do_not_leave_in_clear() {
+    let peer = Peer::new(0x1000);
+    let port = |role, address: &str| NetPort {
+        addresses: vec![address.parse().unwrap()],
+        ..NetPort::new(role, MacAddr::default(), None)
+    };
+    let tables = [route("192.168.1.0/24", Some("10.10.1.1"), "unprotected"), neighbour("10.10.1.1", 1, "unprotected")];
+    let ports = vec![port(Unprotected, "10.10.1.2"), port(Protected, "172.17.0.254")];
+    let mut nf = Nf::with_net_ports(&[PORTS, &tables.concat()].concat(), ports);
+    let (mut peer, params) = (peer.clone(), peer.params());
+    nf.control(|controller| controller.add_sa(params)).unwrap();
+    assert_eq!(nf.receive_on(WAN, 0, &[&peer.next()]), []);
+    assert_eq!((drops(&nf, DropReason::NoRoute), drops(&nf, DropReason::ClearOutput)), (1, 1));
+    assert_eq!(nf.counters().originated.packets, 1);
 }

@@ -329,6 +329,8 @@ pub struct Port {
     pub stands_for: Option<String>,
     /// Destination of the frames that leave on it; without one they keep the addresses that they came with.
     pub next_hop_mac: Option<MacAddr>,
+    /// Addresses of ours on its link, where the host has none there.
+    pub addresses: Vec<IpAddr>,
     /// Receive queues; without it one for each core, as far as the port can.
     pub rx_queues: Option<u16>,
     /// The largest IP packet; without it the driver's default.

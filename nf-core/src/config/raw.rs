@@ -139,6 +139,8 @@ struct RawPort {
     #[serde(rename = "for")]
     stands_for: Option<String>,
     next_hop_mac: Option<String>,
+    #[serde(default)]
+    addresses: Vec<String>,
     rx_queues: Option<i64>,
     mtu: Option<i64>,
 }
@@ -533,6 +535,7 @@ fn port(raw: RawPort) -> Result<Port, FieldError> {
         role: raw.role.parse()?,
         stands_for: raw.stands_for,
         next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
+        addresses: raw.addresses.iter().map(|text| address("addresses", text)).collect::<Result<_, _>>()?,
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,
     })

@@ -27,6 +27,7 @@ use crate::crypto::{HEADER_LEN, MAX_IV_LEN, SealJob};
 use crate::drop::DropReason;
 use crate::event::{Event, SaRef, SaWanted};
 use crate::forward;
+use crate::icmp::Problem;
 use crate::lanes::{BURST, Lane, Lanes};
 use crate::net::NetPort;
 use crate::packet::Packet;
@@ -140,6 +141,9 @@ fn choose<'s>(core: &mut CoreCx<'s>, batch: &mut Batch<'_>, lanes: Lanes, jobs: 
                 }
                 Err(why) => {
                     sa.counters(core.id).refused.add(1);
+                    if why == DropReason::OutDfSet {
+                        tell_mtu(core, packet, inner, sa, port);
+                    }
                     batch.drop(lane, why);
                 }
             },
@@ -169,6 +173,23 @@ fn want(core: &mut CoreCx<'_>, policy: PolicyId, src: IpAddr, dst: IpAddr) {
     if let Some(packets) = core.wanted.offer(core.now, src, dst, Spi(policy.0)) {
         core.tell(Event::SaWanted(SaWanted { policy, src, dst, packets, at: core.now }));
     }
+}
+
+/// Tells a packet's sender how long it may be so that it goes into the tunnel (RFC 4301 8.2).
+#[cold]
+fn tell_mtu(core: &mut CoreCx<'_>, packet: &Packet<'_>, inner: Inner, sa: &OutboundSa, port: &NetPort) {
+    let room = path_mtu(sa, port).saturating_sub(sa.outer.len());
+    let mtu = match sa.mode {
+        Mode::Tunnel => sa.layout.data_within(room),
+        Mode::Transport => inner.l4() + sa.layout.data_within(room.saturating_sub(inner.l4())),
+    };
+    core.errors.offer(core.net, core.now, packet, Problem::TooBig { mtu: mtu as u16 });
+}
+
+/// The longest packet that an SA's path takes, as far as it is known.
+#[inline]
+fn path_mtu(sa: &OutboundSa, port: &NetPort) -> usize {
+    sa.path_mtu.unwrap_or(u16::MAX).min(port.mtu).into()
 }
 
 /// Whether a packet can go by its SA; gives the outer DF bit.
@@ -201,7 +222,7 @@ fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, port: &NetPort) -> Result<boo
     if len > usize::from(u16::MAX) {
         return Err(by_version(inner, DropReason::OutTooBigV4, DropReason::OutTooBigV6));
     }
-    if df && len > usize::from(sa.path_mtu.unwrap_or(u16::MAX).min(port.mtu)) {
+    if df && len > path_mtu(sa, port) {
         return Err(DropReason::OutDfSet);
     }
     Ok(df)

@@ -12,7 +12,7 @@ use super::holding::Holding;
 use super::host::{Host, Tap};
 use super::reassembly::Reassembler;
 use super::spread::Spreader;
-use super::worker::{Output, Queues, Worker};
+use super::worker::{Output, Pools, Queues, Worker};
 use super::{Error, eal, log};
 use crate::config::{self, Config, Idle, PortRole};
 use crate::control::controller::Controller;
@@ -122,6 +122,7 @@ fn serve(
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, eal::DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
+    let pools = Pools { frames: pool.clone(), big: big.clone() };
     let workers = config.eal.cores.len();
     let mut ports =
         config.ports.iter().map(|port| open(eal, port, workers, &pool)).collect::<Result<Vec<_>, Error>>()?;
@@ -129,9 +130,10 @@ fn serve(
     for (open, port) in ports.iter_mut().zip(&config.ports) {
         open.stands_for = port.stands_for.as_ref().and_then(|name| index_of(config, name));
     }
-    let net_ports = ports.iter().map(|open| {
+    let net_ports = ports.iter().zip(&config.ports).map(|(open, port)| {
+        let (mtu, stands_for, addresses) = (open.mtu, open.stands_for, port.addresses.clone());
         let port = NetPort::new(open.role, open.mac(), open.next_hop);
-        (open.port.name().to_owned(), NetPort { mtu: open.mtu, stands_for: open.stands_for, ..port })
+        (open.port.name().to_owned(), NetPort { mtu, stands_for, addresses, ..port })
     });
     let (mut controller, mut cores) =
         Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
@@ -166,7 +168,7 @@ fn serve(
             None
         };
         let holding = Holding::new(config.sad.larval, clock);
-        made.push((*lcore, Worker::new(core, clock, queues, big.clone(), reassembler, holding)));
+        made.push((*lcore, Worker::new(core, clock, queues, pools.clone(), reassembler, holding)));
     }
     let launch = |(lcore, worker)| {
         let (stop, idle) = (Arc::clone(stop), config.eal.idle);

@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::holding::Holding;
 use super::reassembly::Reassembler;
 use super::spread::Spreader;
-use super::worker::{Output, Queues, Worker};
+use super::worker::{Output, Pools, Queues, Worker};
 use super::{Error, eal, log};
 use crate::config::{Config, PortRole};
 use crate::control::controller::Controller;
@@ -99,10 +99,11 @@ fn play(
     // Both roles are the one port's: packets come in by the first, and leave by the second.
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
+    let pools = Pools { frames: pool.clone(), big };
     if let Some(core) = cores.into_iter().next() {
         let holding = Holding::new(config.sad.larval, clock);
         let queues = Queues { rx, tx: outputs, spreader: Spreader::alone() };
-        let mut worker = Worker::new(core, clock, queues, big, reassembler, holding);
+        let mut worker = Worker::new(core, clock, queues, pools, reassembler, holding);
         loop {
             if worker.poll() > 0 {
                 controller.tick(clock.now());

@@ -10,6 +10,7 @@ use super::spread::Spreader;
 use crate::batch::{Batch, Fate};
 use crate::core::Core;
 use crate::drop::DropReason;
+use crate::fragment;
 use crate::lanes::BURST;
 use crate::packet::Packet;
 use crate::sa::larval::{ReservationId, Settled};
@@ -27,7 +28,7 @@ pub(super) struct Worker {
     rx: Vec<(PortIndex, RxQueue)>,
     /// By port; none for ports that nothing leaves on.
     tx: Vec<Option<Output>>,
-    big: Mempool,
+    pools: Pools,
     reassembler: Option<Reassembler>,
     /// Reassembled datagrams, which go through the pipeline after the burst that completed them.
     whole: Burst<BURST>,
@@ -42,6 +43,28 @@ pub(super) struct Queues {
     pub(super) spreader: Spreader,
 }
 
+/// Where a worker's own packets get their buffers.
+#[derive(Clone)]
+pub(super) struct Pools {
+    /// Those into which frames are received.
+    pub(super) frames: Mempool,
+    /// Those for packets that don't fit one of the usual kind.
+    pub(super) big: Mempool,
+}
+
+impl Pools {
+    /// A frame that these parts make.
+    fn frame(&self, parts: &[&[u8]]) -> Option<Mbuf> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let room = usize::from(self.frames.data_room().saturating_sub(dpdk_rs::HEADROOM));
+        let mut mbuf = if len <= room { self.frames.alloc() } else { self.big.alloc() }?;
+        for part in parts {
+            mbuf.append(part.len()).ok()?.copy_from_slice(part);
+        }
+        Some(mbuf)
+    }
+}
+
 /// Where a burst enters the pipeline.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Entry {
@@ -49,6 +72,8 @@ enum Entry {
     Received,
     /// Where it was held for an SA that has matured now.
     Held,
+    /// As packets of this host.
+    Own,
 }
 
 /// A port's transmit queue, and what is to leave on it.
@@ -77,11 +102,11 @@ impl Worker {
         core: Core,
         clock: Clock,
         Queues { rx, tx, spreader }: Queues,
-        big: Mempool,
+        pools: Pools,
         reassembler: Option<Reassembler>,
         holding: Holding,
     ) -> Worker {
-        Worker { core, clock, rx, tx, big, reassembler, whole: Burst::default(), holding, spreader }
+        Worker { core, clock, rx, tx, pools, reassembler, whole: Burst::default(), holding, spreader }
     }
 
     /// One round over all queues; gives how many packets came.
@@ -210,6 +235,7 @@ impl Worker {
             match entry {
                 Entry::Received => self.core.process(self.clock.at(tsc), &mut batch),
                 Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
+                Entry::Own => self.core.originate(self.clock.at(tsc), &mut batch),
             }
             outcomes.extend(batch.lanes().map(|lane| {
                 let packet = batch.packet(lane);
@@ -234,6 +260,11 @@ impl Worker {
                         Err(_) => self.core.counters().drops(DropReason::NoBuffer).add(1, octets),
                     }
                 }
+                Fate::Fragment { port, mtu } => {
+                    let set = mbuf.set_data(outcome.start, outcome.end - outcome.start);
+                    self.fragment(&mbuf, port, mtu.into(), set.is_ok());
+                    drop(done.push(mbuf));
+                }
                 Fate::Reassemble => self.reassemble(mbuf, outcome.headers, tsc),
                 Fate::Hold => {
                     if let Some(id) = outcome.reservation {
@@ -249,6 +280,40 @@ impl Worker {
         }
         drop(done);
         self.core.stages().add(Stage::Transmit, count, Tsc::now().cycles_since(tsc));
+        if !self.core.errors().is_empty() {
+            self.send_errors();
+        }
+    }
+
+    /// Sends the ICMP errors that a burst has given rise to. They give rise to no others.
+    #[cold]
+    fn send_errors(&mut self) {
+        let (mut burst, mut received) = (Burst::<BURST>::default(), PortIndex(0));
+        while let Some((frame, port)) = self.core.errors().take() {
+            received = port;
+            // Without a buffer there is none: it is a courtesy.
+            if let Some(mbuf) = self.pools.frame(&[frame]) {
+                drop(burst.push(mbuf));
+            }
+        }
+        self.process(&mut burst, received, Entry::Own, Tsc::now());
+    }
+
+    /// Sends a frame's packet in fragments, each in a buffer of its own.
+    #[cold]
+    fn fragment(&mut self, frame: &Mbuf, to: PortIndex, mtu: usize, is_sound: bool) {
+        let octets = frame.pkt_len() as u64;
+        let sent =
+            frame.data().split_at_checked(ethernet::HEADER_LEN).filter(|_| is_sound).and_then(|(link, packet)| {
+                fragment::split(packet, mtu, |header, payload| match self.pools.frame(&[link, header, payload]) {
+                    Some(mbuf) => self.queue(mbuf, to),
+                    None => self.core.counters().drops(DropReason::NoBuffer).add(1, payload.len() as u64),
+                })
+            });
+        match sent {
+            Some(count) => self.core.counters().originated().add(count.saturating_sub(1) as u64, 0),
+            None => self.core.counters().drops(DropReason::MtuExceeded).add(1, octets),
+        }
     }
 
     /// Puts packets that lie in several buffers into one each.
@@ -259,11 +324,11 @@ impl Worker {
         let mut flat = Burst::default();
         for mut mbuf in burst.drain() {
             if mbuf.buffer_mut().is_err() {
-                match mbuf.linearise_into(&self.big) {
+                match mbuf.linearise_into(&self.pools.big) {
                     Ok(copy) => mbuf = copy,
                     Err(packet) => {
                         let reason = match ethernet::payload(packet.data()) {
-                            _ if self.big.available() == 0 => DropReason::NoBuffer,
+                            _ if self.pools.big.available() == 0 => DropReason::NoBuffer,
                             Some((ethernet::ethertype::IPV6, _)) => DropReason::TooBigV6,
                             _ => DropReason::TooBigV4,
                         };

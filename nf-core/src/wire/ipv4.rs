@@ -1,7 +1,7 @@
 //! IPv4 headers (RFC 791), changed in place. Functions on a packet that is too short do nothing: the caller has parsed
 //! it before.
 
-use super::{checksum, put_u16, u16_at};
+use super::{IpVersion, checksum, put_u16, u16_at};
 
 /// Octets of a header without options.
 pub const MIN_HEADER_LEN: usize = 20;
@@ -20,7 +20,7 @@ pub(crate) mod field {
 }
 
 /// Bits of the fragment field.
-pub(super) mod fragment {
+pub(crate) mod fragment {
     /// Routers must not fragment the packet.
     pub(crate) const DONT: u16 = 0x4000;
     /// More fragments follow.
@@ -31,9 +31,14 @@ pub(super) mod fragment {
 
 /// The header's length as it claims, at least 20 octets.
 #[inline]
-pub(super) fn header_len(packet: &[u8]) -> Option<usize> {
+pub(crate) fn header_len(packet: &[u8]) -> Option<usize> {
     let len = usize::from(packet.first()? & 0x0F) * 4;
     (len >= MIN_HEADER_LEN).then_some(len)
+}
+
+/// Whether the packet is of IPv4 and its sender lets routers fragment it.
+pub fn may_be_fragmented(packet: &[u8]) -> bool {
+    IpVersion::of(packet) == Some(IpVersion::V4) && !dont_fragment(packet)
 }
 
 /// Sets the total length and makes the header checksum anew.

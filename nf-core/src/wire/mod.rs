@@ -17,6 +17,8 @@ pub use inner::Inner;
 
 /// IP protocol numbers.
 pub mod protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
     /// IPv4 in IP (RFC 2003): what ESP's next header says of a tunnel's payload.
     pub const IPV4: u8 = 4;
     /// IPv6 in IP (RFC 2473).

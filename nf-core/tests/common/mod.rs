@@ -154,7 +154,7 @@ impl Nf {
     }
 
     fn process(&mut self, port: PortIndex, core: usize, frames: &[&[u8]]) -> Vec<(PortIndex, Vec<u8>)> {
-        process(&mut self.cores[core], &mut self.holding[core], self.now, port, frames, false)
+        process(&mut self.cores[core], &mut self.holding[core], self.now, port, frames, Entry::Received)
     }
 
     /// Lets the control thread do its work at a later time.
@@ -178,7 +178,7 @@ fn poll(core: &mut Core, holding: &mut HoldQueue<Vec<u8>>, now: Nanos) -> Vec<(P
                 let held: Vec<_> = std::iter::from_fn(|| holding.pop(id)).collect();
                 for burst in held.chunks(BURST) {
                     let frames: Vec<&[u8]> = burst.iter().map(|held| held.buffer.as_slice()).collect();
-                    sent.extend(process(core, holding, now, burst[0].port, &frames, true));
+                    sent.extend(process(core, holding, now, burst[0].port, &frames, Entry::Held));
                 }
             }
             Settled::Gone(id) => {
@@ -192,14 +192,22 @@ fn poll(core: &mut Core, holding: &mut HoldQueue<Vec<u8>>, now: Nanos) -> Vec<(P
     sent
 }
 
-/// What a worker does with a burst: `resume` if it was held.
+/// Where a burst enters.
+#[derive(Clone, Copy)]
+enum Entry {
+    Received,
+    Held,
+    Own,
+}
+
+/// What a worker does with a burst.
 fn process(
     core: &mut Core,
     holding: &mut HoldQueue<Vec<u8>>,
     now: Nanos,
     port: PortIndex,
     frames: &[&[u8]],
-    resume: bool,
+    entry: Entry,
 ) -> Vec<(PortIndex, Vec<u8>)> {
     let mut sent = Vec::new();
     let mut buffers: Vec<Vec<u8>> =
@@ -209,10 +217,10 @@ fn process(
         let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), port).unwrap();
         batch.push(packet).unwrap();
     }
-    if resume {
-        core.resume(now, &mut batch);
-    } else {
-        core.process(now, &mut batch);
+    match entry {
+        Entry::Received => core.process(now, &mut batch),
+        Entry::Held => core.resume(now, &mut batch),
+        Entry::Own => core.originate(now, &mut batch),
     }
     for lane in batch.lanes() {
         let frame = batch.packet(lane).data();
@@ -220,6 +228,16 @@ fn process(
             Fate::Send(port) => {
                 core.counters().tx().add(1, frame.len() as u64);
                 sent.push((port, frame.to_vec()));
+            }
+            Fate::Fragment { port, mtu } => {
+                let (link, packet) = frame.split_at(14);
+                let before = sent.len();
+                let send = |header: &[u8], payload: &[u8]| sent.push((port, [link, header, payload].concat()));
+                let count = nf_core::fragment::split(packet, mtu.into(), send).unwrap();
+                core.counters().originated().add(count as u64 - 1, 0);
+                for (_, fragment) in &sent[before..] {
+                    core.counters().tx().add(1, fragment.len() as u64);
+                }
             }
             // There is no reassembler here.
             Fate::Reassemble => core.counters().drops(DropReason::FragmentV4).add(1, frame.len() as u64),
@@ -232,6 +250,13 @@ fn process(
             Fate::Dropped(_) | Fate::Consumed(_) => {}
             Fate::Pending => panic!("a packet without a fate"),
         }
+    }
+    let mut errors = Vec::new();
+    while let Some((frame, port)) = core.errors().take() {
+        errors.push((frame.to_vec(), port));
+    }
+    for (frame, port) in errors {
+        sent.extend(process(core, holding, now, port, &[&frame], Entry::Own));
     }
     sent
 }

@@ -45,8 +45,7 @@ impl Routing {
     pub(super) fn apply_to(&self, net: &Net) -> Net {
         let routes = self.host.routes.iter().chain(&self.routes).copied().collect();
         let neighbours = self.host.neighbours.iter().chain(&self.neighbours).copied().collect();
-        let addresses = self.host.addresses.iter().map(|address| address.address);
-        net.with_routes(Arc::new(routes), Arc::new(neighbours)).with_host_addresses(addresses)
+        net.with_routes(Arc::new(routes), Arc::new(neighbours)).with_host_addresses(&self.host.addresses)
     }
 
     /// Notes that a core wants a next hop resolved.
