@@ -9,6 +9,8 @@ mod log;
 mod reassembly;
 mod replay;
 mod spread;
+mod telemetry;
+mod watchdog;
 mod worker;
 
 pub use daemon::run;
