@@ -329,6 +329,10 @@ pub struct Port {
     pub stands_for: Option<String>,
     /// Destination of the frames that leave on it; without one they keep the addresses that they came with.
     pub next_hop_mac: Option<MacAddr>,
+    /// Its Ethernet address; without it the device's own.
+    pub mac: Option<MacAddr>,
+    /// Whether it takes frames for any Ethernet address.
+    pub promiscuous: bool,
     /// Addresses of ours on its link, where the host has none there.
     pub addresses: Vec<IpAddr>,
     /// Receive queues; without it one for each core, as far as the port can.
