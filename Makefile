@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench bench-quick bench-recovery loom instructions charon-plugin fuzz deps deps-test build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-recovery loom instructions charon-plugin package fuzz deps deps-test build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -36,6 +36,9 @@ build: deps           ## the three programs, optimised
 
 charon-plugin: deps-test ## the plugin by which strongSwan's charon installs its SAs into nf-core
 	scripts/charon-plugin.sh
+
+package: deps         ## a Debian package with the programs, systemd units, manual pages: target/package
+	scripts/package.sh
 
 fuzz:                 ## every fuzz target for a minute (needs cargo-fuzz)
 	scripts/fuzz.sh

@@ -12,6 +12,8 @@ fi
 
 # What docs/pktgen.md has commands of, and what its scripts are checked with.
 packages="dpdk lua5.4"
+# What metrics are checked with.
+packages="$packages python3-prometheus-client"
 # Peers and eyes for the tests in network namespaces.
 packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"

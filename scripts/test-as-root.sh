@@ -7,6 +7,8 @@ not_run() {
 	exit 0
 }
 
+scripts/test-package.sh "${CARGO_TARGET_DIR:-target}/debug"
+
 [ "$(id -u)" = 0 ] || not_run "they need root; run: sudo make test"
 probe=nf-probe-$$
 if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then

@@ -54,7 +54,8 @@ static HANDLERS: Mutex<Option<HashMap<String, Arc<Handler>>>> = Mutex::new(None)
 /// gets `null`. Longer texts are cut.
 ///
 /// # Errors
-/// [`Error::Telemetry`] if the command does not start with `/`, is longer than 55 bytes, or is taken;
+/// [`Error::Telemetry`] if the command does not start with `/`, is longer than 55 bytes, has other characters than letters,
+/// digits, `_` and `/`, or is taken;
 /// [`Error::Nul`]; [`Error::NotRunning`].
 pub fn register(
     _eal: Eal,
@@ -79,7 +80,7 @@ pub fn register(
         let errno = Errno::from_ret(ret);
         let remedy = match errno {
             Errno::EEXIST => "use another name, this one is taken",
-            Errno::EINVAL => "use a name that starts with / and has at most 55 characters",
+            Errno::EINVAL => "use a name that starts with /, of at most 55 letters, digits, _ and /",
             _ => "register fewer commands",
         };
         return Err(Error::Telemetry { command: command.to_owned(), errno, remedy });

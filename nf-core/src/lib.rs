@@ -15,7 +15,6 @@
 pub mod batch;
 pub mod capture;
 pub mod classify;
-#[cfg(feature = "dpdk")]
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -33,6 +32,7 @@ pub mod holding;
 pub mod hooks;
 pub mod icmp;
 pub mod lanes;
+pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod packet;
@@ -46,5 +46,6 @@ pub mod sa;
 pub mod spd;
 pub mod stage;
 pub mod state;
+pub mod systemd;
 pub mod types;
 pub mod wire;

@@ -135,6 +135,11 @@ impl StageCounters {
         self.polls.add(1);
     }
 
+    /// Rounds so far.
+    pub fn polls(&self) -> u64 {
+        self.polls.get()
+    }
+
     /// So many packets were handed on to another worker; so many more were kept, as its ring was full.
     #[inline]
     pub fn handed_on(&self, packets: usize, kept: usize) {

@@ -11,8 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Fixture, Nf, Peer};
+use nf_core::config::Config;
+use nf_core::control::audit::{AuditEntry, Outcome};
 use nf_core::control::client::{Client, ClientError};
-use nf_core::control::handler::{Daemon, Platform};
+use nf_core::control::controller::Reloaded;
+use nf_core::control::handler::{ConfigFile, Daemon, Platform};
 use nf_core::control::proto::{
     Endpoint, EventKind, EventReport, InvalidSpiEvent, PortReport, Request, Reserved, SaId, SaName, SaReport, Status,
 };
@@ -49,7 +52,8 @@ fn with_daemon(nf: Nf, test: impl FnOnce(&Path)) {
     let socket = dir.path().join("nf.sock");
     let server = ControlServer::bind(&socket).unwrap();
     let Nf { controller, mut cores, .. } = nf;
-    let mut daemon = Daemon { controller, platform: NoPorts };
+    let file = ConfigFile { path: dir.path().join("nf.toml"), config: Config::default() };
+    let mut daemon = Daemon { controller, platform: NoPorts, audit: server.audit(), file };
     let done = AtomicBool::new(false);
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -403,4 +407,106 @@ fn late_packets_on_a_deleted_sa_are_no_invalid_spi() {
     nf.tick(Nanos::from_secs(12));
     assert_eq!(nf.counters().drops(DropReason::UnknownSpiV4).packets, all);
     assert_eq!(nf.controller.notifier().report(nf.now, 10).flows.len(), 1);
+}
+
+/// A table of nf.toml, with a key of one octet that comes again and again.
+fn sa_table(spi: u32, octet: &str) -> String {
+    format!(
+        "[[sa]]\nspi = {spi}\nsrc = '10.1.1.1'\ndst = '10.10.1.2'\nmode = 'tunnel'\nalg = 'aes-gcm-16'\nkey = '{}'\n",
+        octet.repeat(20)
+    )
+}
+
+#[test]
+fn a_changed_file_is_taken_over_as_a_difference_or_not_at_all() {
+    with_daemon(Nf::new("", 2), |socket| {
+        let mut client = Client::connect(socket).unwrap();
+        let file = socket.with_file_name("nf.toml");
+        let reload = |client: &mut Client, text: &str| {
+            std::fs::write(&file, text).unwrap();
+            client.call::<Reloaded>(&Request::Reload {})
+        };
+        let spis = |client: &mut Client| {
+            let list: Vec<SaReport> = client.call(&Request::SaList {}).unwrap();
+            list.iter().map(|sa| sa.spi.0).collect::<Vec<_>>()
+        };
+        let capture = |bind: &str| {
+            format!("[[plugin]]\ninstance = 'cap'\nplugin = 'capture'\nsettings = {{ memory = 9 }}\nbind = [{bind}]\n")
+        };
+        let first = format!("{}{}{}", sa_table(0x1000, "5a"), sa_table(0x2000, "5a"), capture("{ gate = 'drop' }"));
+        let reloaded = reload(&mut client, &first).unwrap();
+        assert_eq!((reloaded.sas_added, &*reloaded.instances_added), (2, &["cap".to_owned()][..]));
+        assert_eq!(reload(&mut client, &first).unwrap(), Reloaded::default(), "nothing has changed");
+
+        // What comes by hand is nobody's business.
+        client.call::<()>(&Request::SaAdd { sa: Box::new(spec(Spi(0x3000), "10.10.1.2")) }).unwrap();
+        let second = format!(
+            "[notify]\ninv_spi_interval_s = 5\n[[local]]\naddress = '10.10.1.2'\n{}{}",
+            sa_table(0x1000, "a5"),
+            capture("{ gate = 'drop' }, { gate = 'egress' }")
+        );
+        let reloaded = reload(&mut client, &second).unwrap();
+        assert_eq!((reloaded.sas_added, reloaded.sas_changed, reloaded.sas_removed), (0, 1, 1));
+        assert_eq!((reloaded.instances_changed.len(), reloaded.settings.len()), (1, 2), "{reloaded:?}");
+        assert_eq!(spis(&mut client), [0x1000, 0x3000]);
+
+        let many = (0x4000..0x4010).map(|spi| sa_table(spi, "5a")).collect::<String>();
+        for (text, why) in [
+            (format!("{second}{many}[eal]\ncores = [0, 1]\nidle = 'sleep'\n"), "[eal] cores, [eal] idle can't change"),
+            (format!("{second}{many}{}", sa_table(0x3000, "5a")), "an SA with SPI 0x00003000(12288)"),
+            (format!("{second}{many}{}", sa_table(0x5000, "zz")), "[[sa]] #18 key: character 1 isn't a hex digit"),
+            (
+                format!(
+                    "{second}{many}{}",
+                    capture("{ gate = 'ingress' }").replace("'cap'", "'x'").replace("capture", "magic")
+                ),
+                "there is no plugin `magic`",
+            ),
+            (
+                format!("{second}{many}{}", capture("{ gate = 'post-decap' }").replace("'cap'", "'x'")),
+                "can't be bound to the gate post-decap",
+            ),
+            (
+                format!(
+                    "{second}{many}{}",
+                    capture("{ gate = 'drop' }").replace("'cap'", "'x'").replace("9", "'nine'")
+                ),
+                "setting `file, snaplen, packets, memory`",
+            ),
+        ] {
+            let refused = refusal(reload(&mut client, &text));
+            assert!(refused.contains(why), "{refused}");
+            assert_eq!(spis(&mut client), [0x1000, 0x3000], "{why}");
+        }
+        let reloaded = reload(&mut client, "").unwrap();
+        assert_eq!((reloaded.sas_removed, &*reloaded.instances_removed), (1, &["cap".to_owned()][..]));
+        assert_eq!(spis(&mut client), [0x3000]);
+
+        let audit: Vec<AuditEntry> = client.call(&Request::Audit { limit: 100 }).unwrap();
+        let reloads = audit.iter().filter(|entry| entry.request == "reload").map(|entry| entry.result);
+        assert_eq!(reloads.filter(|result| *result == Outcome::Done).count(), 4);
+        let add = audit.iter().find(|entry| entry.request.starts_with("sa-add 0x00003000")).unwrap();
+        assert_eq!((add.result, add.pid), (Outcome::Done, i32::try_from(std::process::id()).ok()));
+        assert!(!serde_json::to_string(&audit).unwrap().contains("5a5a"), "no key is recorded");
+    });
+}
+
+#[test]
+fn an_explicit_decapsulation_takes_the_place_of_the_implicit_one() {
+    with_daemon(Nf::new("", 1), |socket| {
+        let mut client = Client::connect(socket).unwrap();
+        let table = "[[plugin]]\ninstance = 'mine'\nplugin = 'decap'\nbind = [{ gate = 'esp-input', priority = 7 }]\n";
+        std::fs::write(socket.with_file_name("nf.toml"), table).unwrap();
+        let reloaded: Reloaded = client.call(&Request::Reload {}).unwrap();
+        assert_eq!(
+            (&*reloaded.instances_added, &*reloaded.instances_removed),
+            (&["mine".to_owned()][..], &["decap".to_owned()][..])
+        );
+        std::fs::write(socket.with_file_name("nf.toml"), "").unwrap();
+        let reloaded: Reloaded = client.call(&Request::Reload {}).unwrap();
+        assert_eq!(
+            (&*reloaded.instances_added, &*reloaded.instances_removed),
+            (&["decap".to_owned()][..], &["mine".to_owned()][..])
+        );
+    });
 }

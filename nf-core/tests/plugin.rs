@@ -112,7 +112,7 @@ fn a_plugin_is_bound_and_unbound_at_run_time() {
     let unbound = change(&mut nf, |controller| controller.unbind("l", None));
     unbound.unwrap();
     assert!(change(&mut nf, |controller| controller.unbind("l", None)).is_err(), "it is gone");
-    assert_eq!(nf.controller.instances().map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), ["decap"]);
+    assert_eq!(nf.controller.instances().map(|(name, _)| name.to_owned()).collect::<Vec<_>>(), ["decap", "encap"]);
 }
 
 #[test]

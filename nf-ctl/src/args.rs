@@ -39,8 +39,8 @@ const SHOW_COMMANDS: &str = "\
 show platform hardware qfp active statistics drop [clear]
 show platform hardware qfp active feature ipsec datapath drops [all] [clear]
 show crypto isakmp sa | show crypto ikev2 sa | show crypto ipsec sa [detail]
-show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N] | show runtime | show sa
-show status";
+show audit [--limit N] | show counters | show interfaces | show invalid-spi [--limit N] | show recovery [--limit N]
+show runtime | show sa | show status | show tech-support";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -51,14 +51,33 @@ pub(crate) enum Command {
         /// What to show.
         #[arg(required = true)]
         words: Vec<String>,
-        /// At most so many flows with invalid SPIs, or decisions of recovery.
+        /// At most so many flows with invalid SPIs, decisions of recovery, or changes.
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+    },
+    /// Explain a drop reason: what it means, its likely cause, and what to do. Needs no nf-core.
+    Explain {
+        /// Its index or its name, or a part of the name; all reasons in short if none is named.
+        reason: Option<String>,
     },
     /// Add, delete, list and show SAs. No key is ever shown.
     Sa {
         #[command(subcommand)]
         command: SaCommand,
+    },
+    /// Have nf-core take over what has changed in its nf.toml: all of it, without a packet lost, or nothing.
+    Reload,
+    /// Watch nf-core on a screen: rates by core and SA, drops, stuck peers, recovery. Keys: q quit, p pause, s sort.
+    Top,
+    /// Print a script by which a shell completes nf-ctl's command line.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of nf-ctl and nf-core.
+    Man {
+        /// The directory; it has to be there.
+        directory: PathBuf,
     },
     /// Run the agent: it speaks IKE for nf-core, and recovers peers that are black-holed. Ends by SIGTERM or Ctrl-C.
     Agent {

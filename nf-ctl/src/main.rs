@@ -3,12 +3,16 @@
 mod args;
 mod crypto_show;
 mod event;
+mod explain;
 mod ike;
+mod manual;
 mod monitor;
 mod pipe;
 mod render;
 mod sa;
 mod show;
+mod tech_support;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -18,6 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use nf_core::control::client::{Client, ClientError};
+use nf_core::control::controller::Reloaded;
 use nf_core::control::proto::Request;
 use nf_core::sa::spec::FieldError;
 use nf_ctl::agent::daemon::{self, AgentError};
@@ -70,20 +75,31 @@ enum Error {
 impl Error {
     /// 1: refused by the daemon, or the agent can't run. 2: the command line is wrong. 3: no daemon, or a file or the
     /// kernel that can't be read.
-    fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+    fn code(&self) -> u8 {
+        match self {
             Error::Agent(_) | Error::HookFailed { .. } => 1,
             Error::Client(ClientError::Refused(_)) | Error::Partly { error: ClientError::Refused(_), .. } => 1,
             Error::Usage(_) | Error::Field(_) => 2,
             Error::Client(_) | Error::File(_) | Error::Mirror(_) | Error::Partly { .. } => 3,
-        })
+        }
+    }
+
+    /// What is said of it on stderr.
+    fn complaint(&self, json: bool) -> String {
+        if json {
+            return format!("{}\n", serde_json::json!({"error": self.to_string(), "code": self.code()}));
+        }
+        format!("nf-ctl: {self}\n")
     }
 }
 
 fn main() -> ExitCode {
-    let (printed, mut code) = match output(std::env::args_os().collect()) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    // Also where the rest of the command line can't be understood.
+    let json = args.iter().any(|arg| arg == "--json");
+    let (printed, mut code) = match output(args, json) {
         Ok(text) => (print(std::io::stdout().lock(), &text), ExitCode::SUCCESS),
-        Err(error) => (print(std::io::stderr().lock(), &format!("nf-ctl: {error}\n")), error.exit_code()),
+        Err(error) => (print(std::io::stderr().lock(), &error.complaint(json)), ExitCode::from(error.code())),
     };
     if let Err(error) = printed {
         // If this can't be printed either, the exit code has to do.
@@ -102,11 +118,16 @@ fn print(mut to: impl Write, text: &str) -> std::io::Result<()> {
 }
 
 /// What a command line puts out.
-fn output(args: Vec<OsString>) -> Result<String, Error> {
+fn output(args: Vec<OsString>, json: bool) -> Result<String, Error> {
     let (args, pipe) = pipe::split(args)?;
     args::refuse_keys(&args)?;
-    let cli = Cli::parse_from(args);
-    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. } | Command::Mirror { .. }) {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        // Help and the version are no errors.
+        Err(error) if json && error.use_stderr() => return Err(Error::Usage(first_paragraph(&error.to_string()))),
+        Err(error) => error.exit(),
+    };
+    if pipe.is_some() && matches!(cli.command, Command::Monitor { .. } | Command::Mirror { .. } | Command::Top) {
         return Err(Error::Usage("this command has no end to filter up to: use grep".to_owned()));
     }
     if pipe.is_some() && cli.json {
@@ -116,16 +137,30 @@ fn output(args: Vec<OsString>) -> Result<String, Error> {
     Ok(pipe.map_or_else(|| text.clone(), |pipe| pipe.apply(&text)))
 }
 
+/// What clap says of a mistake, without the usage behind it.
+fn first_paragraph(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    paragraph.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Carries a command out; gives what to print.
 fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
         Command::Show { words, limit } => show::run(cli, words, *limit),
+        Command::Explain { reason } => explain::run(cli, reason.as_deref()),
         Command::Sa { command } => sa::run(cli, command),
         Command::Event { command } => event::run(cli, command),
         Command::Agent { config } => {
             daemon::run(config)?;
             Ok(String::new())
         }
+        Command::Reload => {
+            let reloaded: Reloaded = Client::connect(&cli.socket)?.call(&Request::Reload {})?;
+            Ok(if cli.json { render::json(&reloaded) } else { render::reloaded(&reloaded) })
+        }
+        Command::Top => top::run(cli).map(|()| String::new()),
+        Command::Completions { shell } => Ok(manual::completions(*shell)),
+        Command::Man { directory } => manual::pages(directory).map(|()| String::new()),
         Command::Recover { peer } => ike::task(cli, &proto::Request::Recover { peer: peer.clone() }),
         Command::Ike { command } => ike::run(cli, command),
         Command::Plugin { command } => plugin(cli, command),

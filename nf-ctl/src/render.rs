@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use nf_core::control::audit::AuditEntry;
+use nf_core::control::controller::Reloaded;
 use nf_core::control::proto::{PluginReport, PortReport, SaReport, Status};
 use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
@@ -84,6 +86,45 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
             report.tx.packets,
             i128::from(report.rx.packets) + i128::from(report.originated.packets) - i128::from(ended)
         );
+    }
+    out
+}
+
+/// `reload`
+pub(crate) fn reloaded(report: &Reloaded) -> String {
+    let mut out = String::new();
+    let Reloaded { sas_added, sas_changed, sas_removed, .. } = report;
+    if sas_added + sas_changed + sas_removed > 0 {
+        line!(out, "SAs: {sas_added} added, {sas_changed} changed, {sas_removed} removed");
+    }
+    for (what, names) in [
+        ("plugin instances added", &report.instances_added),
+        ("plugin instances changed", &report.instances_changed),
+        ("plugin instances removed", &report.instances_removed),
+        ("taken over", &report.settings),
+        ("changed for the agent, which reads it when it is restarted", &report.for_agent),
+    ] {
+        if !names.is_empty() {
+            line!(out, "{what}: {}", names.join(", "));
+        }
+    }
+    if out.is_empty() {
+        line!(out, "nothing has changed");
+    }
+    out
+}
+
+/// `show audit`
+pub(crate) fn audit(entries: &[AuditEntry]) -> String {
+    let mut out = String::new();
+    line!(out, "{:<25}{:<14}{:<18}{:>8}  {:<7} change", "time (UTC)", "program", "user", "pid", "result");
+    for entry in entries {
+        let uid = entry.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
+        let user = entry.user.as_ref().map_or_else(|| uid.clone(), |user| format!("{user}({uid})"));
+        let pid = entry.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let (time, program, result) = (&entry.time, &entry.program, entry.result.as_str());
+        let error = entry.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        line!(out, "{time:<25}{program:<14}{user:<18}{pid:>8}  {result:<7} {}{error}", entry.request);
     }
     out
 }

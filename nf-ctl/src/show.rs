@@ -1,5 +1,6 @@
 //! `nf-ctl show`: commands in words, which may be abbreviated as on IOS.
 
+use nf_core::control::audit::AuditEntry;
 use nf_core::control::client::Client;
 use nf_core::control::proto::{Request, SaReport, Status};
 use nf_core::counters::Report;
@@ -11,19 +12,21 @@ use nf_core::control::client::ClientError;
 use nf_ctl::agent::proto::{self, RecoveryReport};
 
 use crate::args::Cli;
-use crate::{Error, crypto_show, ike, read, render, sa};
+use crate::{Error, crypto_show, ike, read, render, sa, tech_support};
 
 /// What can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum What {
+pub(crate) enum What {
     GlobalDrops { clear: bool },
     FeatureDrops { all: bool, clear: bool },
+    Audit,
     Counters,
     Interfaces,
     InvalidSpi,
     Runtime,
     Sa,
     Status,
+    TechSupport,
     Recovery,
     IsakmpSa,
     Ikev2Sa,
@@ -48,6 +51,7 @@ const COMMANDS: &[(&str, What)] = &[
     ("crypto ikev2 sa", What::Ikev2Sa),
     ("crypto ipsec sa", What::IpsecSa { detail: false }),
     ("crypto ipsec sa detail", What::IpsecSa { detail: true }),
+    ("audit", What::Audit),
     ("counters", What::Counters),
     ("interfaces", What::Interfaces),
     ("invalid-spi", What::InvalidSpi),
@@ -55,6 +59,7 @@ const COMMANDS: &[(&str, What)] = &[
     ("runtime", What::Runtime),
     ("sa", What::Sa),
     ("status", What::Status),
+    ("tech-support", What::TechSupport),
 ];
 
 /// Whether a word is a keyword or the beginning of it, in upper or lower case.
@@ -98,8 +103,9 @@ fn find(words: &[&str]) -> Result<What, Error> {
 /// Carries out `show WORDS`.
 pub(crate) fn run(cli: &Cli, words: &[String], limit: Option<usize>) -> Result<String, Error> {
     let what = find(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
-    if limit.is_some() && !matches!(what, What::InvalidSpi | What::Recovery) {
-        return Err(Error::Usage("--limit is for `show invalid-spi` and `show recovery` only".to_owned()));
+    if limit.is_some() && !matches!(what, What::InvalidSpi | What::Recovery | What::Audit) {
+        let message = "--limit is for `show invalid-spi`, `show recovery` and `show audit` only";
+        return Err(Error::Usage(message.to_owned()));
     }
     if cli.stats_file.is_some()
         && !matches!(what, What::GlobalDrops { .. } | What::FeatureDrops { .. } | What::Counters)
@@ -117,7 +123,8 @@ struct Counters {
     cores: Vec<Report>,
 }
 
-fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
+/// Shows one thing; `limit` is for lists that take one.
+pub(crate) fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
     let json = cli.json;
     Ok(match what {
         What::GlobalDrops { clear } => {
@@ -135,6 +142,10 @@ fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
                 None => Client::connect(&cli.socket)?.call(&Request::CoreCounters {})?,
             };
             if json { render::json(&Counters { report, cores }) } else { render::counters(&report, &cores) }
+        }
+        What::Audit => {
+            let entries = audit(cli, limit)?;
+            if json { render::json(&entries) } else { render::audit(&entries) }
         }
         What::Interfaces => {
             let status: Status = Client::connect(&cli.socket)?.call(&Request::Status {})?;
@@ -177,11 +188,25 @@ fn show(cli: &Cli, what: What, limit: usize) -> Result<String, Error> {
                 crypto_show::ipsec(&sas, &ikes, detail)
             }
         }
+        What::TechSupport => tech_support::run(cli),
         What::Status => {
             let status: Status = Client::connect(&cli.socket)?.call(&Request::Status {})?;
             if json { render::json(&status) } else { render::status(&status) }
         }
     })
+}
+
+/// The record of changes: nf-core's, and the agent's where there is one.
+fn audit(cli: &Cli, limit: usize) -> Result<Vec<AuditEntry>, Error> {
+    let mut entries: Vec<AuditEntry> = Client::connect(&cli.socket)?.call(&Request::Audit { limit })?;
+    match ike::connect(cli) {
+        Ok(mut agent) => entries.extend(agent.call::<Vec<AuditEntry>>(&proto::Request::Audit { limit })?),
+        Err(Error::Client(ClientError::Connect { .. })) => {}
+        Err(error) => return Err(error),
+    }
+    entries.sort_by(|one, other| one.time.cmp(&other.time));
+    entries.drain(..entries.len().saturating_sub(limit));
+    Ok(entries)
 }
 
 fn counters(cli: &Cli, clear: bool) -> Result<Report, Error> {

@@ -96,6 +96,9 @@ fn every_report_is_json_on_demand() {
     assert_eq!(ask("plugin list")["instances"][0]["plugin"], "decap");
     assert_eq!(ask("show invalid-spi")["flows"].as_array().unwrap().len(), 2);
     assert_eq!(ask("show invalid-spi --limit 1")["flows"].as_array().unwrap().len(), 1);
+    assert_eq!(ask("show audit")[3]["result"], "denied");
+    assert_eq!(ask("explain 4")[0]["name"], "IN_US_V4_PKT_SA_NOT_FOUND_SPI");
+    assert_eq!(ask("reload")["sas_changed"], 1);
     assert_eq!(ask("show counters")["cores"][1]["rx"]["packets"], 1_000_042);
 }
 
@@ -201,7 +204,7 @@ fn mistakes_end_with_2_and_no_daemon_with_3() {
         ("nf-ctl show s", 2, "`s` may stand for sa or status"),
         ("nf-ctl show colour", 2, "not `colour`"),
         ("nf-ctl show status now", 2, "nothing goes behind `show status`"),
-        ("nf-ctl show status --limit 3", 2, "--limit is for `show invalid-spi` and `show recovery` only"),
+        ("nf-ctl show status --limit 3", 2, "--limit is for `show invalid-spi`, `show recovery` and `show audit` only"),
         ("nf-ctl show status '| include ('", 2, "isn't a pattern"),
         ("nf-ctl show status '| begin x'", 2, "use include, exclude or count"),
         ("nf-ctl show status --json '| include x'", 2, "leave out the filter, or --json"),
@@ -215,6 +218,25 @@ fn mistakes_end_with_2_and_no_daemon_with_3() {
         let (ended, message) = refusal(&daemon.shell(line));
         assert_eq!(ended, code, "{line}: {message}");
         assert!(message.contains(wanted), "{line}: {message}");
+    }
+}
+
+#[test]
+fn errors_are_json_on_demand() {
+    let daemon = Daemon::new();
+    for (line, code, wanted) in [
+        ("nf-ctl --json sa show 0x100", 1, "there is no SA with SPI"),
+        ("nf-ctl show s --json", 2, "`s` may stand for sa or status"),
+        ("nf-ctl --json frobnicate", 2, "unrecognized subcommand 'frobnicate'"),
+        ("nf-ctl --json sa add --spi 263", 2, "required arguments were not provided: --src"),
+        ("nf-ctl --json --socket /nonexistent/nf.sock show status", 3, "no nf-core at /nonexistent/nf.sock"),
+        ("nf-ctl --json explain weather", 2, "there is no drop reason `weather`"),
+    ] {
+        let output = daemon.shell(line);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(code), 0), "{line}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["code"], code, "{line}");
+        assert!(error["error"].as_str().unwrap().contains(wanted), "{line}: {error}");
     }
 }
 

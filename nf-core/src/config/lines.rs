@@ -1,4 +1,6 @@
-//! In which line of nf.toml a field stands.
+//! Where in nf.toml a field stands.
+
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -16,26 +18,26 @@ pub(super) fn line_at(text: &str, octet: usize) -> usize {
     text.bytes().take(octet).filter(|c| *c == b'\n').count() + 1
 }
 
-/// The line of a field; of its table where the field isn't there.
-pub(super) fn line_of(text: &str, place: Place<'_>) -> Option<usize> {
+/// The octets of a field with its value; of its table where the field isn't there.
+pub(super) fn span_of(text: &str, place: Place<'_>) -> Option<Range<usize>> {
     let document = DeTable::parse(text).ok()?;
     let (_, table) = find(document.get_ref(), place.table)?;
     let table = match place.number {
         Some(number) => table.get_ref().as_array()?.get(number)?,
         None => table,
     };
-    let mut octet = table.span().start;
+    let mut span = table.span();
     let mut value = table;
     for part in place.field.split('.') {
         match value.get_ref().as_table().and_then(|table| find(table, part)) {
             Some((key, inner)) => {
-                octet = key.span().start;
+                span = key.span().start..inner.span().end;
                 value = inner;
             }
             None => break,
         }
     }
-    Some(line_at(text, octet))
+    Some(span)
 }
 
 type Entry<'t, 'd> = (&'t Spanned<std::borrow::Cow<'d, str>>, &'t Spanned<DeValue<'d>>);

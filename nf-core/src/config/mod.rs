@@ -1,8 +1,10 @@
 //! nf.toml: read, checked, and turned into types that can't be wrong.
 //!
 //! Every error is one line for an operator: file, line, table, field, what is wrong and what would be right. It never
-//! quotes the line itself, which may hold a key.
+//! quotes the line itself, which may hold a key; its [`Excerpt`] does, with whatever may be a key masked.
 
+mod diff;
+mod excerpt;
 mod hooks;
 mod lines;
 mod peer;
@@ -15,9 +17,11 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::control::access::Access;
 use crate::crypto::EngineChoice;
 use crate::holding::HoldLimits;
 use crate::hooks::{Hook, SnapshotConfig};
+use crate::metrics::MetricsConfig;
 use crate::notify::NotifyConfig;
 use crate::plugin::{Filter, Gate};
 use crate::prefix::Prefix;
@@ -27,6 +31,8 @@ use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
 
+pub use diff::Differences;
+pub use excerpt::Excerpt;
 pub use peer::{Backend, EspOverUdp, IkeVersion, Lifetimes, Peer, PeerKind, StartAction};
 pub use raw::FilterSpec;
 
@@ -37,6 +43,8 @@ pub struct Config {
     pub eal: Eal,
     /// `[control]`
     pub control: Control,
+    /// `[metrics]`
+    pub metrics: MetricsConfig,
     /// `[notify]`
     pub notify: Notify,
     /// `[recovery]`
@@ -74,7 +82,7 @@ pub struct Config {
 }
 
 /// DPDK's environment and the worker cores.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Eal {
     /// Arguments for EAL, such as `--no-huge` or `--vdev=net_null0`.
     pub args: Vec<String>,
@@ -128,20 +136,24 @@ impl Spread {
 }
 
 /// The control socket.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Control {
     /// Its path.
     pub socket: PathBuf,
+    /// Who may use it, and the agent's.
+    pub access: Access,
+    /// The file in which changes are recorded.
+    pub audit_file: Option<PathBuf>,
 }
 
 impl Default for Control {
     fn default() -> Self {
-        Control { socket: PathBuf::from("/run/nf-core/nf-core.sock") }
+        Control { socket: PathBuf::from("/run/nf-core/nf-core.sock"), access: Access::default(), audit_file: None }
     }
 }
 
 /// Reports of invalid SPIs.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Notify {
     /// Seconds between two messages about the same flow.
     pub inv_spi_interval_s: u64,
@@ -208,7 +220,7 @@ impl FromStr for SyslogTarget {
 }
 
 /// Recovery from invalid SPIs, by `nf-ctl agent`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Recovery {
     /// Whether a new IKE SA may be started because of an invalid SPI; off by default, as on IOS.
     pub invalid_spi_recovery: bool,
@@ -241,7 +253,7 @@ impl Default for Recovery {
 }
 
 /// `nf-ctl agent`, which speaks IKE.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Agent {
     /// Its control socket.
     pub socket: PathBuf,
@@ -265,14 +277,14 @@ impl Default for Agent {
 }
 
 /// Cryptography.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Crypto {
     /// The engine.
     pub engine: EngineChoice,
 }
 
 /// The SA database.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sad {
     /// SAs at most, counting deleted ones that are still remembered.
     pub capacity: usize,
@@ -290,7 +302,7 @@ impl Default for Sad {
 }
 
 /// Reassembly of outer fragments.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reassembly {
     /// Whether fragments are reassembled; else they are dropped.
     pub enabled: bool,
@@ -319,7 +331,7 @@ names! {
 }
 
 /// A port.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Port {
     /// DPDK's name of it: a vdev's, or a PCI address.
     pub name: String,
@@ -342,7 +354,7 @@ pub struct Port {
 }
 
 /// An address of ours.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Local {
     /// The address.
     pub address: IpAddr,
@@ -371,7 +383,7 @@ pub struct Neighbour {
 }
 
 /// A plugin instance and its bindings.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Plugin {
     /// The instance's name.
     pub instance: String,
@@ -384,7 +396,7 @@ pub struct Plugin {
 }
 
 /// A binding of a plugin instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Bind {
     /// The gate.
     pub gate: Gate,
@@ -398,14 +410,14 @@ pub struct Bind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
     file: PathBuf,
-    line: Option<usize>,
+    excerpt: Option<Excerpt>,
     message: String,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.file.display())?;
-        if let Some(line) = self.line {
+        if let Some(line) = self.line() {
             write!(f, "{line}:")?;
         }
         write!(f, " {}", self.message)
@@ -417,14 +429,24 @@ impl std::error::Error for ConfigError {}
 impl ConfigError {
     /// The line, counted from 1, where the error has one.
     pub fn line(&self) -> Option<usize> {
-        self.line
+        self.excerpt.as_ref().map(|excerpt| excerpt.line)
+    }
+
+    /// The line itself, where the error has one.
+    pub fn excerpt(&self) -> Option<&Excerpt> {
+        self.excerpt.as_ref()
+    }
+
+    /// What is wrong, without file and line.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 }
 
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let error = |message: String| ConfigError { file: path.to_owned(), line: None, message };
+        let error = |message: String| ConfigError { file: path.to_owned(), excerpt: None, message };
         let octets = std::fs::read(path).map_err(|e| {
             error(match e.kind() {
                 std::io::ErrorKind::NotFound => "there is no such file; name one with --config".to_owned(),
@@ -436,10 +458,12 @@ impl Config {
             })
         })?;
         let text = String::from_utf8(octets).map_err(|e| {
-            let line = e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|c| **c == b'\n').count() + 1;
+            let at = e.utf8_error().valid_up_to();
+            // Each octet that isn't text becomes one character at least: those before stay where they are.
+            let text = String::from_utf8_lossy(e.as_bytes());
             ConfigError {
                 file: path.to_owned(),
-                line: Some(line),
+                excerpt: Some(Excerpt::of(&text, at..at + 1)),
                 message: "holds octets that aren't UTF-8 text".to_owned(),
             }
         })?;
@@ -448,7 +472,11 @@ impl Config {
 
     /// Checks a text; `file` is for messages.
     pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
-        raw::parse(text).map_err(|(line, message)| ConfigError { file: file.to_owned(), line, message })
+        raw::parse(text).map_err(|(span, message)| ConfigError {
+            file: file.to_owned(),
+            excerpt: span.map(|span| Excerpt::of(text, span)),
+            message,
+        })
     }
 }
 
@@ -576,6 +604,21 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
                 "nf.toml:11: [notify] inv_spi_interval_s: 0 isn't within 1 to 86400",
             ),
             (
+                "socket = \"/tmp/nf.sock\"",
+                "mode = \"0666\"",
+                "nf.toml:8: [control] mode: lets every user of the host change everything; name those who may in `admins`",
+            ),
+            (
+                "socket = \"/tmp/nf.sock\"",
+                "admins = [\"%\"]",
+                "nf.toml:8: [control] admins: names a user as `alice` or `1000`, a group as `%netops` or `%1000`",
+            ),
+            (
+                "[notify]\n",
+                "[metrics]\nlisten = \"localhost\"\n[notify]\n",
+                "nf.toml:11: [metrics] listen: `localhost` isn't an address with a port, such as 127.0.0.1:9273",
+            ),
+            (
                 "unix:/dev/log",
                 "/dev/log",
                 "nf.toml:12: [notify] syslog: `/dev/log` is neither `unix:/PATH`, such as unix:/dev/log, nor `udp:ADDRESS:PORT`",
@@ -630,6 +673,18 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
         );
         assert_eq!(refusal("[eal]\ncores = 3\n"), "nf.toml:2: invalid type: integer `3`, expected a sequence");
         assert!(refusal("\n[nonsense]\n").starts_with("nf.toml:2: unknown field `nonsense`"));
+    }
+
+    #[test]
+    fn an_excerpt_shows_the_place() {
+        let shown =
+            |from: &str, to: &str| parse(&SAMPLE.replacen(from, to, 1)).unwrap_err().excerpt().unwrap().to_string();
+        let wanted = "   |\n26 | role = \"inside\"\n   | ^^^^^^^^^^^^^^^";
+        assert_eq!(shown("role = \"protected\"", "role = \"inside\""), wanted);
+        let wanted = "  |\n4 | colour = 1\n  | ^^^^^^";
+        assert_eq!(shown("cores = [0, 1]", "colour = 1"), wanted);
+        let wanted = format!("   |\n46 | key ={}\n   | {}", "*".repeat(43), "^".repeat(48));
+        assert_eq!(shown("key = \"a1b2", "key = \"g1b2"), wanted);
     }
 
     #[test]
@@ -736,7 +791,8 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
         ] {
             let text = SAMPLE.replacen(from, to, 1);
             assert_ne!(text, SAMPLE);
-            let shown = format!("{} {:?}", refusal(&text), parse(&text));
+            let excerpt = parse(&text).unwrap_err().excerpt().map(ToString::to_string);
+            let shown = format!("{} {:?} {excerpt:?}", refusal(&text), parse(&text));
             assert!(!shown.contains(secret), "{shown}");
         }
         assert!(!format!("{:?}", parse(SAMPLE).unwrap()).contains(secret));

@@ -94,7 +94,7 @@ pub struct Lifetimes {
 }
 
 /// A peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     /// Its name.
     pub name: String,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::hooks::{self, RawHook, RawSnapshot};
-use super::lines::{Place, line_at, line_of};
+use super::lines::{Place, line_at, span_of};
 use super::peer::RawPeer;
 use super::{
     Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole, Reassembly, Recovery,
 };
 use super::{Route, Sad};
+use crate::control::access::Access;
 use crate::holding::HoldLimits;
+use crate::metrics::MetricsConfig;
 use crate::plugin::{Filter, Gate};
 use crate::policy::Selectors;
 use crate::prefix::Prefix;
@@ -32,6 +34,7 @@ use crate::wire::ethernet::MacAddr;
 struct RawConfig {
     eal: RawEal,
     control: RawControl,
+    metrics: RawMetrics,
     notify: RawNotify,
     recovery: RawRecovery,
     agent: RawAgent,
@@ -65,6 +68,17 @@ struct RawEal {
 #[serde(deny_unknown_fields, default)]
 struct RawControl {
     socket: Option<PathBuf>,
+    group: Option<String>,
+    mode: Option<String>,
+    admins: Option<Vec<String>>,
+    audit_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawMetrics {
+    listen: Option<String>,
+    per_sa: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -277,30 +291,30 @@ pub(super) fn range<T: FromStr + PartialOrd + Copy>(
     }
 }
 
-/// A line and a message.
-type Refusal = (Option<usize>, String);
+/// The octets that it is about, and a message.
+type Refusal = (Option<Range<usize>>, String);
 
 pub(super) fn parse(text: &str) -> Result<Config, Refusal> {
     let raw: RawConfig = toml::from_str(text).map_err(|error| {
         // Only the message: the whole error quotes the line, which may hold a key.
-        (error.span().map(|span| line_at(text, span.start)), error.message().replace('\n', "; "))
+        (error.span(), error.message().replace('\n', "; "))
     })?;
     Checker { text }.config(raw)
 }
 
-/// Turns errors about fields into errors about lines.
+/// Turns errors about fields into errors about places of the text.
 struct Checker<'t> {
     text: &'t str,
 }
 
 impl Checker<'_> {
     fn at(&self, table: &str, number: Option<usize>, error: FieldError) -> Refusal {
-        let line = line_of(self.text, Place { table, number, field: error.field });
+        let span = span_of(self.text, Place { table, number, field: error.field });
         let name = match number {
             Some(number) => format!("[[{table}]] #{}", number + 1),
             None => format!("[{table}]"),
         };
-        (line, format!("{name} {}: {}", error.field, error.message))
+        (span, format!("{name} {}: {}", error.field, error.message))
     }
 
     fn table<T>(&self, table: &str, checked: Result<T, FieldError>) -> Result<T, Refusal> {
@@ -328,8 +342,8 @@ impl Checker<'_> {
         let mut seen = HashMap::new();
         for (number, item) in items.iter().enumerate() {
             if let Some(first) = seen.insert(key(item), number) {
-                let line = line_of(self.text, Place { table, number: Some(first), field });
-                let line = line.map(|line| format!(" in line {line}")).unwrap_or_default();
+                let span = span_of(self.text, Place { table, number: Some(first), field });
+                let line = span.map(|span| format!(" in line {}", line_at(self.text, span.start))).unwrap_or_default();
                 let message =
                     format!("{} is taken by [[{table}]] #{}{line}; each needs its own", show(item), first + 1);
                 return Err(self.at(table, Some(number), FieldError { field, message }));
@@ -365,7 +379,8 @@ impl Checker<'_> {
         let ports = self.tables("port", raw.port, port)?;
         self.stand_ins(&ports)?;
         let config = Config {
-            control: raw.control.socket.map_or_else(Control::default, |socket| Control { socket }),
+            control: self.table("control", control(raw.control))?,
+            metrics: self.table("metrics", metrics(raw.metrics))?,
             notify: self.table("notify", notify(raw.notify))?,
             recovery: self.table("recovery", recovery(raw.recovery))?,
             agent: agent(raw.agent),
@@ -440,6 +455,41 @@ fn eal(raw: RawEal) -> Result<Eal, FieldError> {
         mbufs: within("mbufs", raw.mbufs, 1024..=16_777_216, default.mbufs)?,
         idle: raw.idle.map_or(Ok(default.idle), |idle| idle.parse())?,
         spread: raw.spread.map_or(Ok(default.spread), |spread| spread.parse())?,
+    })
+}
+
+fn control(raw: RawControl) -> Result<Control, FieldError> {
+    let default = Control::default();
+    let admins = raw.admins.map(|admins| admins.iter().map(|admin| admin.parse()).collect::<Result<Vec<_>, _>>());
+    let access = Access {
+        group: raw.group.map(|group| group.parse()).transpose()?,
+        mode: raw.mode.map(|mode| permissions(&mode)).transpose()?.unwrap_or(default.access.mode),
+        admins: admins.transpose()?,
+    };
+    if access.mode & 0o002 != 0 && access.admins.is_none() {
+        let message = "lets every user of the host change everything; name those who may in `admins`";
+        return Err(FieldError::new("mode", message));
+    }
+    Ok(Control { socket: raw.socket.unwrap_or(default.socket), access, audit_file: raw.audit_file })
+}
+
+fn permissions(text: &str) -> Result<u32, FieldError> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600);
+    let message =
+        || format_args!("`{text}` isn't such as \"0660\": in octal, read and write for the owner").to_string();
+    mode.ok_or_else(|| FieldError::new("mode", message()))
+}
+
+fn metrics(raw: RawMetrics) -> Result<MetricsConfig, FieldError> {
+    let address = |text: String| {
+        text.parse().map_err(|_| {
+            let message = format_args!("`{text}` isn't an address with a port, such as 127.0.0.1:9273").to_string();
+            FieldError::new("listen", message)
+        })
+    };
+    Ok(MetricsConfig {
+        listen: raw.listen.map(address).transpose()?,
+        per_sa: within("per_sa", raw.per_sa, 0..=10_000, 0)?,
     })
 }
 

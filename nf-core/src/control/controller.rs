@@ -7,6 +7,7 @@
 mod events;
 mod installed;
 mod lifetimes;
+mod reload;
 mod reservations;
 mod routes;
 mod state;
@@ -30,7 +31,7 @@ use crate::hooks::Hooks;
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
-use crate::sa::inbound::{Progress, SaKey};
+use crate::sa::inbound::SaKey;
 use crate::sa::spec::{Direction, SaParams};
 use crate::spd::{Policy, Spd};
 use crate::stage::RuntimeReport;
@@ -44,6 +45,7 @@ use reservations::{MAX_RESERVATION_S, reservation_order};
 use routes::Routing;
 
 pub use installed::InstalledSa;
+pub use reload::Reloaded;
 pub use reservations::StoredReservation;
 
 /// How long a core may take to apply a change before it counts as stuck. Cores apply changes between two bursts.
@@ -108,6 +110,12 @@ pub enum ControlError {
     /// The engine refuses the SA's transform.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The outbound SA can't be exchanged.
+    #[error("nothing was changed: the outbound SA with SPI {spi} to {dst} has another setting and the key that it had, for which its sequence numbers may not begin again (RFC 4106 3.1); give it a new SPI and key", spi = .0.spi, dst = .0.dst)]
+    KeyUsedAgain(SaKey),
+    /// What changed can't be taken over while it runs.
+    #[error("nothing was changed: {} can't change while nf-core runs; restart it, or take that back", .0.join(", "))]
+    NeedsRestart(Vec<&'static str>),
     /// The plugin refuses.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -325,7 +333,7 @@ impl Controller {
             changes.extend(controller.register_sa(params.clone())?);
         }
         changes.extend(controller.spd_change());
-        for plugin in &config.plugins {
+        for plugin in reload::instances(config) {
             for bind in &plugin.bind {
                 changes.extend(controller.register_binding(Bind {
                     plugin: &plugin.plugin,
@@ -334,30 +342,6 @@ impl Controller {
                     filter: bind.filter.clone(),
                     priority: bind.priority,
                     settings: &plugin.settings,
-                })?);
-            }
-        }
-        // The packets of the next snapshot.
-        if controller.hooks.take_snapshots() {
-            changes.extend(controller.register_binding(Bind {
-                plugin: "capture",
-                instance: "snapshot",
-                gate: Gate::Drop,
-                filter: Filter::default(),
-                priority: 1000,
-                settings: &serde_json::json!({"memory": config.snapshot.packets}),
-            })?);
-        }
-        // Decapsulation and encapsulation are plugins like others, only that one expects them to be there.
-        for (plugin, gate) in [("decap", Gate::EspInput), ("encap", Gate::Egress)] {
-            if !controller.instances.values().any(|instance| instance.plugin == plugin) {
-                changes.extend(controller.register_binding(Bind {
-                    plugin,
-                    instance: plugin,
-                    gate,
-                    filter: Filter::default(),
-                    priority: 1000,
-                    settings: &Value::Null,
                 })?);
             }
         }
@@ -378,41 +362,36 @@ impl Controller {
         applied
     }
 
-    fn register_sa(&mut self, mut params: SaParams) -> Result<Change, ControlError> {
-        params.replay_window = params.replay_window.at_least(self.least_window);
+    fn register_sa(&mut self, params: SaParams) -> Result<Change, ControlError> {
         let key = params.key();
         if self.sas.contains_key(&order(&key)) {
             return Err(ControlError::SaExists(key));
         }
         // Only the receiver chooses SPIs: no reservation and no memory is for an outbound SA.
         let inbound = params.direction == Direction::In;
-        let is_for = |stored: &&StoredReservation| inbound && stored.reservation.is_for(&key);
-        let reserved = self.reservations_of(key.spi).find(is_for).copied();
-        if reserved.is_none() && !(inbound && self.deleted.contains_key(&order(&key))) {
+        let reserved = self.reservations_of(key.spi).any(|stored| stored.reservation.is_for(&key));
+        if !inbound || !(reserved || self.deleted.contains_key(&order(&key))) {
             self.make_room()?;
         }
-        let kept = self.state.take();
-        let progress = Progress { mark: kept.map(|kept| kept.mark), ..Progress::default() };
-        let made = InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
-        let sa = made.inspect_err(|_| self.state.abandon(kept))?;
-        self.deleted.remove(&order(&key));
-        if let Some(StoredReservation { reservation, .. }) = reserved {
-            self.reservations.remove(&reservation_order(&reservation));
-        }
-        Ok(self.store(StoredSa {
-            source: Endpoint { address: key.src, port: None },
-            sa,
-            params,
-            installed: self.now,
-            age_before: 0,
-            reported: Reported::default(),
-            kept,
-        }))
+        let stored = self.make_sa(params)?;
+        Ok(self.store(stored))
     }
 
-    /// Puts an SA on the list; gives what the cores are to be told. An outbound one is told with the policy.
+    /// Puts an SA on the list, in place of one with the same key; gives what the cores are to be told. An outbound one is told
+    /// with the policy.
     fn store(&mut self, stored: StoredSa) -> Change {
-        self.next_sa_id = self.next_sa_id.wrapping_add(1);
+        let key = stored.sa.key();
+        let place = order(&key);
+        self.deleted.remove(&place);
+        let inbound = stored.params.direction == Direction::In;
+        let reserved = self.reservations_of(key.spi).find(|stored| inbound && stored.reservation.is_for(&key));
+        if let Some(reservation) = reserved.map(|stored| stored.reservation) {
+            self.reservations.remove(&reservation_order(&reservation));
+        }
+        if let Some(replaced) = self.sas.remove(&place) {
+            self.lifetimes.unwatch(&replaced);
+            self.state.give_up(replaced.kept, &replaced.params);
+        }
         let mut change = self.own(stored.params.local());
         self.lifetimes.watch(&stored);
         match &stored.sa {
@@ -422,7 +401,7 @@ impl Controller {
             }
             InstalledSa::Out(_) => self.spd_stale = true,
         }
-        self.sas.insert(order(&stored.sa.key()), stored);
+        self.sas.insert(place, stored);
         change
     }
 
@@ -455,9 +434,7 @@ impl Controller {
         if self.net.is_local(address) {
             return Change::new();
         }
-        let destinations = self.sas.values().map(|stored| stored.params.local());
-        let reserved = self.reservations.keys().map(|(_, dst, _)| *dst);
-        let local = LocalAddresses::new(&self.local, destinations.chain(reserved).chain([address]));
+        let local = LocalAddresses::new(&self.local, self.destinations().chain([address]));
         let net = Arc::new(self.net.with_local(local));
         self.net = Arc::clone(&net);
         vec![Box::new(move |_| Command::SetNet(Arc::clone(&net)))]
@@ -530,10 +507,7 @@ impl Controller {
     fn register_binding(&mut self, bind: Bind<'_>) -> Result<Change, ControlError> {
         let Bind { plugin, instance, gate, filter, priority, settings } = bind;
         let kind = self.registry.get(plugin)?;
-        if !kind.gates().contains(&gate) {
-            let gates = kind.gates().iter().map(|gate| gate.name()).collect::<Vec<_>>().join(", ");
-            return Err(PluginError::WrongGate { plugin: kind.name(), gate, gates }.into());
-        }
+        reload::check_gate(kind, gate)?;
         let mut change = Change::new();
         let name = kind.name();
         if let Some(stored) = self.instances.get(instance) {
@@ -658,6 +632,11 @@ impl Controller {
     /// Where each core's clocks go, since the start.
     pub fn runtime(&self) -> impl Iterator<Item = RuntimeReport> {
         self.cores.iter().map(|core| core.link.stages.report())
+    }
+
+    /// How often each core went round its receive queues, since the start.
+    pub fn rounds(&self) -> impl Iterator<Item = u64> {
+        self.cores.iter().map(|core| core.link.stages.polls())
     }
 
     /// Lets counters begin at zero again; gives what they were.

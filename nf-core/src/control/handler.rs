@@ -1,11 +1,16 @@
 //! What the control thread answers.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::controller::{Bind, ControlError, Controller, StoredReservation, StoredSa};
+use super::audit::{Audit, Outcome};
+use super::controller::{Bind, ControlError, Controller, Reloaded, StoredReservation, StoredSa};
 use super::proto::{BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response};
 use super::proto::{Reserved, SaReport, Status, VERSION};
 use super::server::{Handler, Reply};
+use crate::config::Config;
 use crate::plugin::PluginKind;
 use crate::sa::larval::Reservation;
 use crate::sa::spec::{FieldError, SelectorSpec};
@@ -25,6 +30,19 @@ pub struct Daemon<P> {
     pub controller: Controller,
     /// What it runs on.
     pub platform: P,
+    /// The control socket's record of changes.
+    pub audit: Arc<Audit>,
+    /// The configuration that was applied last.
+    pub file: ConfigFile,
+}
+
+/// A configuration with its file, to be read again.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What was in it.
+    pub config: Config,
 }
 
 impl<P: Platform> Handler for Daemon<P> {
@@ -119,6 +137,11 @@ impl<P: Platform> Handler for Daemon<P> {
                 Ok(started) => Response::ok(started),
                 Err(error) => Response::Error(error.to_string()),
             },
+            Request::Reload {} => match self.reload() {
+                Ok(reloaded) => Response::ok(reloaded),
+                Err(message) => Response::Error(message),
+            },
+            Request::Audit { limit } => Response::ok(self.audit.last(limit)),
             Request::InvalidSpi { limit } => Response::ok(controller.notifier().report(controller.now(), limit)),
         };
         response.into()
@@ -126,6 +149,31 @@ impl<P: Platform> Handler for Daemon<P> {
 }
 
 impl<P: Platform> Daemon<P> {
+    /// Reads the configuration file again, and takes over what has changed: all of it or nothing.
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        let new = Config::load(&self.file.path).map_err(|error| format!("nothing was changed: {error}"))?;
+        let reloaded = self.controller.reload(&self.file.config, &new);
+        // A core that hangs has its commands all the same: what it applies later is the new configuration.
+        if matches!(reloaded, Ok(_) | Err(ControlError::CoreStuck { .. })) {
+            self.file.config = new;
+        }
+        let reloaded = reloaded.map_err(|error| error.to_string())?;
+        tracing::info!(file = %self.file.path.display(), ?reloaded, "configuration reloaded");
+        Ok(reloaded)
+    }
+
+    /// As the request `reload`, by SIGHUP: the outcome is in the log and in the record of changes.
+    pub fn reload_by_signal(&mut self) {
+        let (result, error) = match self.reload() {
+            Ok(_) => (Outcome::Done, None),
+            Err(error) => (Outcome::Failed, Some(error)),
+        };
+        if let Some(error) = &error {
+            tracing::error!("reload by SIGHUP: {error}");
+        }
+        self.audit.note(None, "reload by SIGHUP".to_owned(), result, error);
+    }
+
     fn status(&self) -> Status {
         Status {
             protocol: VERSION,

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::error::Category;
 
+use super::audit::quoted;
 use crate::config::FilterSpec;
 use crate::notify::Class;
 use crate::sa::inbound::SaTotals;
@@ -122,6 +123,13 @@ pub enum Request {
         #[serde(default)]
         gate: Option<String>,
     },
+    /// Takes over what has changed in the configuration file: [`Reloaded`](super::controller::Reloaded).
+    Reload {},
+    /// The last changes that were asked for: a list of [`AuditEntry`](super::audit::AuditEntry), the oldest first.
+    Audit {
+        /// Entries at most.
+        limit: usize,
+    },
     /// What is known of invalid SPIs: [`NotifyReport`](crate::notify::NotifyReport).
     InvalidSpi {
         /// Flows at most.
@@ -181,6 +189,59 @@ impl Request {
             Category::Data => refuse(&without_values(&error.to_string())),
             Category::Syntax | Category::Eof | Category::Io => refuse(&format!("it isn't JSON, {error}")),
         })
+    }
+}
+
+impl Request {
+    /// What the request changes, for the record of changes; none where it only looks. Nothing of it is a secret: what a
+    /// client has put into the wrong place may be one, so texts are shown only as what they ought to be.
+    pub fn change(&self) -> Option<String> {
+        let name = |SaName { spi, dst, src }: &SaName| {
+            let part =
+                |word: &str, address: &Option<IpAddr>| address.map(|a| format!(" {word} {a}")).unwrap_or_default();
+            format!("{spi}{}{}", part("to", dst), part("from", src))
+        };
+        let text = match self {
+            Request::Status {}
+            | Request::Counters {}
+            | Request::CoreCounters {}
+            | Request::Runtime {}
+            | Request::SaList {}
+            | Request::SaShow { .. }
+            | Request::PluginList {}
+            | Request::InvalidSpi { .. }
+            | Request::Audit { .. }
+            | Request::EventList {}
+            | Request::EventHistory { .. }
+            | Request::Subscribe { .. } => return None,
+            Request::CountersClear {} => "counters-clear".to_owned(),
+            Request::Reload {} => "reload".to_owned(),
+            Request::SaAdd { sa } => {
+                let spi = sa.spi.parse::<Spi>().map_or_else(|_| "..".to_owned(), |spi| spi.to_string());
+                let address = |text: &str| text.parse::<IpAddr>().map_or_else(|_| "..".to_owned(), |a| a.to_string());
+                format!("sa-add {spi} to {} from {}", address(&sa.dst), address(&sa.src))
+            }
+            Request::SaDel { sa } => format!("sa-del {}", name(sa)),
+            Request::SaReserve { dst, src, spi, .. } => {
+                let spi = spi.map_or_else(|| "any SPI".to_owned(), |spi| spi.to_string());
+                let src = src.map(|src| format!(" from {src}")).unwrap_or_default();
+                format!("sa-reserve {spi} to {dst}{src}")
+            }
+            Request::SaRelease { sa } => format!("sa-release {}", name(sa)),
+            // Settings are the plugin's own, and may be anything.
+            Request::PluginBind { plugin, instance, gate, .. } => {
+                format!("plugin-bind {} of {} to {}", quoted(instance), quoted(plugin), quoted(gate))
+            }
+            Request::PluginUnbind { instance, gate } => {
+                let gate = gate.as_deref().map_or_else(|| "all gates".to_owned(), quoted);
+                format!("plugin-unbind {} from {gate}", quoted(instance))
+            }
+            // It changes nothing, but shows what is inside of packets.
+            Request::RecordedPackets {} => "recorded-packets".to_owned(),
+            Request::RecoveryFailed { peer, .. } => format!("recovery-failed {}", quoted(peer)),
+            Request::EventTest { name } => format!("event-test {}", quoted(name)),
+        };
+        Some(text)
     }
 }
 
@@ -749,6 +810,20 @@ mod tests {
         let request = Request::decode(line.as_bytes()).unwrap();
         assert!(!format!("{request:?}").contains("5a5a"), "{request:?}");
         same(&request, json!({"op": "sa-add", "sa": sa}));
+    }
+
+    #[test]
+    fn changes_are_told_from_looks_and_show_no_key() {
+        assert_eq!(Request::Status {}.change(), None);
+        assert_eq!(Request::Subscribe { kinds: Vec::new() }.change(), None);
+        assert_eq!(Request::CountersClear {}.change().as_deref(), Some("counters-clear"));
+        let sa = json!({"spi": "256", "src": "a1b2c3d4", "dst": "10.10.1.2", "mode": "a1b2c3d4", "alg": "a1b2c3d4", "key": "a1b2c3d4"});
+        let add = Request::SaAdd { sa: Box::new(serde_json::from_value(sa).unwrap()) };
+        assert_eq!(add.change().as_deref(), Some("sa-add 0x00000100(256) to 10.10.1.2 from .."));
+        let bind =
+            br#"{"op":"plugin-bind","plugin":"capture","instance":"a\nb","gate":"egress","settings":{"a1b2":1}}"#;
+        let bind = Request::decode(bind).unwrap();
+        assert_eq!(bind.change().as_deref(), Some("plugin-bind \"a\\nb\" of \"capture\" to \"egress\""));
     }
 
     #[test]

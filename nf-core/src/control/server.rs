@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use super::access::Access;
+use super::audit::Audit;
 use super::proto::{Request, Response, Subscribed};
 use super::subscribers::Subscription;
 use connection::Connection;
@@ -44,6 +46,10 @@ pub trait Protocol: Sized + Send + 'static {
     /// # Errors
     /// Says what is wrong with the line, in one sentence, without a secret.
     fn decode(line: &[u8]) -> Result<Self, String>;
+
+    /// What the request changes, in a few words without a secret, for the record of changes. None where it only looks:
+    /// then everybody may send it who may connect.
+    fn change(&self) -> Option<String>;
 }
 
 impl Protocol for Request {
@@ -51,6 +57,10 @@ impl Protocol for Request {
 
     fn decode(line: &[u8]) -> Result<Request, String> {
         Request::decode(line)
+    }
+
+    fn change(&self) -> Option<String> {
+        self.change()
     }
 }
 
@@ -147,6 +157,9 @@ pub enum ServerError {
         /// To what.
         path: PathBuf,
     },
+    /// There is no such group.
+    #[error("[control] group: there is no group `{0}`; make it (groupadd --system {0}), or name another one")]
+    NoSuchGroup(String),
     /// The system refused for another reason.
     #[error("can't {what} {}: {source}; remove the cause, or set {} to another path", path.display(), owner.setting)]
     Io {
@@ -238,6 +251,7 @@ impl<R> fmt::Debug for Server<R> {
 pub struct Server<R> {
     calls: Receiver<Call<R>>,
     clients: Arc<Mutex<Clients>>,
+    audit: Arc<Audit>,
     /// The listening socket once more: shutting it down wakes the thread that accepts.
     waker: UnixStream,
     acceptor: Option<JoinHandle<()>>,
@@ -249,12 +263,17 @@ impl<R> Server<R> {
     pub fn path(&self) -> &Path {
         self.socket.path()
     }
+
+    /// The record of changes.
+    pub fn audit(&self) -> Arc<Audit> {
+        Arc::clone(&self.audit)
+    }
 }
 
 impl<R: Protocol> Server<R> {
     /// Creates the socket and starts to accept clients. Their requests wait for [`Server::serve`].
     ///
-    /// The socket has the mode 0660 from the moment in which it can be found. A socket that a dead process left behind
+    /// The socket has its mode, 0660, and its group from the moment in which it can be found. A socket that a dead process left behind
     /// is replaced; a living process' socket is not. A missing directory is created with the mode 0755. Beside the
     /// socket lies its lock file, `PATH.lock`.
     ///
@@ -269,7 +288,21 @@ impl<R: Protocol> Server<R> {
     /// # Errors
     /// As [`Server::bind`].
     pub fn bind_with(path: &Path, limits: Limits) -> Result<Server<R>, ServerError> {
-        let (socket, listener) = Socket::create(path.to_owned(), R::OWNER)?;
+        Server::bind_for(path, limits, Access::default(), None)
+    }
+
+    /// As [`Server::bind_with`], for those whom `access` names; changes are recorded in `audit_file` as well.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn bind_for(
+        path: &Path,
+        limits: Limits,
+        access: Access,
+        audit_file: Option<PathBuf>,
+    ) -> Result<Server<R>, ServerError> {
+        let (socket, listener) = Socket::create(path.to_owned(), R::OWNER, &access)?;
+        let audit = Arc::new(Audit::new(R::OWNER.program, audit_file));
         let waker = listener.try_clone().map_err(|source| socket.error("share", source))?;
         let waker = UnixStream::from(OwnedFd::from(waker));
         let clients = Arc::new(Mutex::new(Clients { open: true, next: 0, streams: HashMap::new() }));
@@ -279,10 +312,11 @@ impl<R: Protocol> Server<R> {
             .name("nf-control".to_owned())
             .spawn({
                 let clients = Arc::clone(&clients);
-                move || accept(&listener, &clients, queue, limits)
+                let terms = Terms { limits, access, audit: Arc::clone(&audit) };
+                move || accept(&listener, &clients, queue, &terms)
             })
             .map_err(ServerError::Thread)?;
-        Ok(Server { calls, clients, waker, acceptor: Some(acceptor), socket })
+        Ok(Server { calls, clients, audit, waker, acceptor: Some(acceptor), socket })
     }
 
     /// The requests, for a loop that waits for other things as well; each is to be [answered](Call::answer).
@@ -329,8 +363,15 @@ impl<R> Drop for Server<R> {
     }
 }
 
+/// What clients are served under.
+struct Terms {
+    limits: Limits,
+    access: Access,
+    audit: Arc<Audit>,
+}
+
 /// Accepts clients until the server is dropped; returns when the last of them is gone.
-fn accept<R: Protocol>(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<Call<R>>, limits: Limits) {
+fn accept<R: Protocol>(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, queue: Sender<Call<R>>, terms: &Terms) {
     thread::scope(|scope| {
         while lock(clients).open {
             let stream = match listener.accept() {
@@ -343,8 +384,8 @@ fn accept<R: Protocol>(listener: &UnixListener, clients: &Arc<Mutex<Clients>>, q
                     continue;
                 }
             };
-            let mut connection = Connection::new(stream, limits);
-            let entry = match admit(clients, &connection, limits.clients, R::OWNER) {
+            let mut connection = Connection::new(stream, terms);
+            let entry = match admit(clients, &connection, terms.limits.clients, R::OWNER) {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
                 Err(refusal) => {

@@ -230,7 +230,7 @@ pub enum TransformError {
 /// What an SA's packets are protected with: cipher, integrity algorithm and their keys, which fit each other.
 ///
 /// The keys of every copy are cleared from memory on drop. `Debug` shows the algorithms only.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Transform {
     cipher: Cipher,
     key: Zeroizing<Vec<u8>>,

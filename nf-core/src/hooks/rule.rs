@@ -32,7 +32,7 @@ names! {
 }
 
 /// A hook: on what, how much of it, and what to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hook {
     /// Its name.
     pub name: String,
@@ -51,7 +51,7 @@ pub struct Hook {
 }
 
 /// Whose events count. What is left out holds for all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Subject {
     /// The peer's name.
     pub peer: Option<String>,
@@ -64,7 +64,7 @@ pub struct Subject {
 }
 
 /// What a hook does.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Actions {
     /// Writes down counters, SAs, the recovery log and the last dropped packets.
     pub snapshot: bool,

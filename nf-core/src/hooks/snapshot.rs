@@ -25,7 +25,7 @@ const LOG_LINES: usize = 1000;
 const UNFINISHED: &str = ".unfinished-";
 
 /// Where snapshots go, and how many.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotConfig {
     /// Their directory.
     pub directory: PathBuf,

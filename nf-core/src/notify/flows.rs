@@ -85,6 +85,11 @@ impl Flows {
         self.by_key.len()
     }
 
+    /// Flows whose peer is stuck.
+    pub(super) fn stuck(&self) -> usize {
+        self.by_key.values().filter(|flow| flow.class == Class::Stuck).count()
+    }
+
     /// The flow of an event, made if it is new, and whether another had to go for it.
     pub(super) fn touch(
         &mut self,

@@ -17,6 +17,7 @@ pub use flows::Class;
 pub use limiter::CoreLimiter;
 pub use sink::{About, FanOut, Notice, Severity, Sink, Stderr, Tracing};
 pub use syslog::Syslog;
+pub(crate) use syslog::timestamp;
 
 use crate::event::InvalidSpi;
 use crate::types::{Nanos, Spi};
@@ -91,6 +92,9 @@ pub struct NotifyReport {
     pub messages: u64,
     /// Flows that are remembered.
     pub flows_tracked: usize,
+    /// Those whose peer is stuck.
+    #[serde(default)]
+    pub flows_stuck: usize,
     /// Flows that had to go for newer ones.
     pub flows_evicted: u64,
     /// The flows, the one that was seen last first.
@@ -133,6 +137,14 @@ impl Notifier {
             totals: Totals::default(),
             summary: (Totals::default(), Nanos(0)),
         }
+    }
+
+    /// Takes other limits. The table of flows stays as large as it was made.
+    pub fn set_limits(&mut self, config: NotifyConfig) {
+        if self.config.budget_per_min != config.budget_per_min {
+            self.budget = Budget { filled: self.budget.filled, ..Budget::new(config.budget_per_min) };
+        }
+        self.config = NotifyConfig { max_flows: self.config.max_flows, ..config };
     }
 
     /// Takes an event; `port` is the name of the port that the packet came in on. Gives what subscribers are to hear of
@@ -207,6 +219,7 @@ impl Notifier {
             events: self.totals.events,
             messages: self.totals.messages,
             flows_tracked: self.flows.len(),
+            flows_stuck: self.flows.stuck(),
             flows_evicted: self.totals.evicted,
             flows: self.flows.latest(limit).map(|(key, flow)| flow.report(now, key)).collect(),
         }

@@ -132,7 +132,7 @@ fn escape(c: char) -> impl Iterator<Item = char> {
 }
 
 /// UTC with milliseconds (RFC 3339). The civil date from the day's number is Howard Hinnant's "civil_from_days".
-fn timestamp(at: SystemTime) -> String {
+pub(crate) fn timestamp(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let shifted = days + 719_468;

@@ -14,18 +14,21 @@ use super::host::{Host, Tap};
 use super::numa::{self, FramePools};
 use super::reassembly::Reassembler;
 use super::spread::Spreader;
+use super::watchdog::Watchdog;
 use super::worker::{Output, Pools, Queues, Worker};
-use super::{Error, eal, log};
-use crate::config::{self, Config, Idle, PortRole};
+use super::{Error, eal, log, telemetry};
+use crate::config::{self, Config, Control, Idle, PortRole};
 use crate::control::controller::Controller;
-use crate::control::handler::{Daemon, Platform};
+use crate::control::handler::{ConfigFile, Daemon, Platform};
 use crate::control::proto::PortReport;
-use crate::control::server::ControlServer;
+use crate::control::server::{ControlServer, Limits};
 use crate::hooks::{Means, Runner, Sources};
+use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
 use crate::notify::Syslog;
 use crate::plugin::Registry;
 use crate::state::{Keeper, Opened};
+use crate::systemd::Supervisor;
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 
@@ -53,6 +56,14 @@ impl OpenPort {
     fn mac(&self) -> MacAddr {
         MacAddr(self.port.info().mac.0)
     }
+}
+
+/// What signals ask for.
+struct Signals {
+    /// SIGTERM and SIGINT: the end.
+    stop: Arc<AtomicBool>,
+    /// SIGHUP: the configuration read again.
+    reload: Arc<AtomicBool>,
 }
 
 struct Dpdk(Vec<(PortRole, usize, StartedPort)>);
@@ -101,14 +112,19 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|error| Error::Unusable(format!("signals can't be caught: {error}")))?;
     }
+    let reload = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+        .map_err(|error| Error::Unusable(format!("signals can't be caught: {error}")))?;
     // First of all: a second instance must not touch the ports.
-    let server = ControlServer::bind(&config.control.socket)?;
+    let Control { socket, access, audit_file } = config.control.clone();
+    let server = ControlServer::bind_for(&socket, Limits::default(), access, audit_file)?;
     let state = config.state.as_ref().map(|state| Keeper::open(state, config.sad.capacity, dpdk_rs::map_words));
     let state = state.transpose()?;
 
     check_devices(&config, &Tree::default())?;
     let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
-    let served = serve(eal, &config, registry, &server, state, &stop);
+    let file = ConfigFile { path: path.to_owned(), config };
+    let served = serve(eal, file, registry, &server, state, &Signals { stop, reload });
     eal::shut_down(eal);
     served
 }
@@ -116,12 +132,14 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
 /// The daemon's life. All that DPDK gives is gone when it ends.
 fn serve(
     eal: Eal,
-    config: &Config,
+    file: ConfigFile,
     registry: Registry,
     server: &ControlServer,
     state: Option<Opened>,
-    stop: &Arc<AtomicBool>,
+    signals: &Signals,
 ) -> Result<(), Error> {
+    let config = &file.config;
+    let stop = &signals.stop;
     let clock = Clock::new(eal);
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
     let mut frames = FramePools::new(eal, config.eal.mbufs);
@@ -176,6 +194,8 @@ fn serve(
         let pools = Pools { frames: near.unwrap_or_else(|| big.clone()), big: big.clone() };
         made.push((*lcore, Worker::new(core, clock, queues, pools, reassembler, holding)));
     }
+    let _metrics = serve_metrics(config)?;
+    telemetry::register_all(eal, &config.control.socket)?;
     let launch = |(lcore, worker)| {
         let (stop, idle) = (Arc::clone(stop), config.eal.idle);
         eal.launch(lcore, move || work(worker, &stop, idle))
@@ -193,7 +213,8 @@ fn serve(
         dpdk = Eal::version(),
         "nf-core runs"
     );
-    control(Daemon { controller, platform }, server, clock, stop, handles, Around { host, links })
+    let daemon = Daemon { controller, platform, audit: server.audit(), file };
+    control(daemon, server, clock, signals, handles, Around { host, links })
 }
 
 /// The number of the port with a name.
@@ -296,18 +317,39 @@ fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Option<Runn
     runner.map(Some).map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
 }
 
+/// Starts to serve metrics, if they are asked for.
+fn serve_metrics(config: &Config) -> Result<Option<Metrics>, Error> {
+    let Some(listen) = config.metrics.listen else {
+        return Ok(None);
+    };
+    let sources = metrics::Sources { socket: config.control.socket.clone(), agent: config.agent.socket.clone() };
+    let metrics = Metrics::start(listen, config.metrics.per_sa, sources).map_err(|error| {
+        Error::Unusable(format!(
+            "[metrics] listen: can't listen at {listen}: {error}; name a free address of this host"
+        ))
+    })?;
+    tracing::info!(address = %metrics.address(), "metrics are served at /metrics");
+    Ok(Some(metrics))
+}
+
 /// The control thread's loop, and the way down.
 fn control(
     mut daemon: Daemon<Dpdk>,
     server: &ControlServer,
     clock: Clock,
-    stop: &AtomicBool,
+    Signals { stop, reload }: &Signals,
     handles: Vec<LcoreHandle<()>>,
     mut around: Around,
 ) -> Result<(), Error> {
+    let mut watchdog = Watchdog::new(Supervisor::from_env());
+    let status = format!("{} workers, {} SAs", handles.len(), daemon.controller.sas().len());
+    watchdog.supervisor.ready(&status);
     let mut next_tick = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         server.serve(&mut daemon, LOOK);
+        if reload.swap(false, Ordering::Relaxed) {
+            daemon.reload_by_signal();
+        }
         if daemon.controller.has_events() {
             daemon.controller.take_events(clock.now());
         }
@@ -317,6 +359,7 @@ fn control(
         }
         next_tick = Instant::now() + TICK;
         daemon.controller.tick(clock.now());
+        watchdog.tick(daemon.controller.rounds());
         around.watch_links(&daemon.platform);
         // A worker ends only when it is told to, or when it panics; the panic's message is on stderr.
         if let Some(dead) = handles.iter().find(|handle| handle.is_finished() && !stop.load(Ordering::Relaxed)) {
@@ -324,6 +367,7 @@ fn control(
             stop.store(true, Ordering::Relaxed);
         }
     }
+    watchdog.supervisor.stopping();
     tracing::info!("nf-core stops");
     let ended = handles.into_iter().map(LcoreHandle::join).collect::<Vec<_>>();
     daemon.controller.finish(clock.now());

@@ -11,6 +11,8 @@ mod numa;
 mod reassembly;
 mod replay;
 mod spread;
+mod telemetry;
+mod watchdog;
 mod worker;
 
 pub use daemon::run;

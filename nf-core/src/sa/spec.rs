@@ -297,7 +297,7 @@ names! {
 }
 
 /// A sound SA, ready to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SaParams {
     /// SPI.
     pub spi: Spi,

@@ -892,6 +892,7 @@ impl Coordinator {
             budget_left: self.engine.budget().left(),
             budget_burst: policy.limits.budget_burst,
             budget_per_min: policy.limits.budget_per_min,
+            totals: self.engine.journal().totals().map(|(action, times)| (action.to_owned(), times)).collect(),
             decisions: decisions.collect(),
         }
     }

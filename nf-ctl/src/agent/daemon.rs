@@ -11,9 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam::channel::{Receiver, bounded, select_biased};
 use ikev2::crypto::secret::Secret;
 use ikev2::{Connection, Endpoint, EndpointConfig, Transmit};
-use nf_core::config::{Config, ConfigError};
+use nf_core::config::{Config, ConfigError, Control};
+use nf_core::control::audit::Audit;
 use nf_core::control::proto::Response;
-use nf_core::control::server::{Call, Handler, Reply, Server, ServerError};
+use nf_core::control::server::{Call, Handler, Limits, Reply, Server, ServerError};
+use nf_core::systemd::Supervisor;
 
 use tracing_subscriber::EnvFilter;
 
@@ -97,7 +99,8 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
             .map_err(system("signals can't be caught"))?;
     }
     // First of all: a second instance must not touch the ports.
-    let server: Server<Request> = Server::bind(&config.agent.socket)?;
+    let Control { access, audit_file, .. } = config.control.clone();
+    let server: Server<Request> = Server::bind_for(&config.agent.socket, Limits::default(), access, audit_file)?;
     let (peers, connections) = peers::load(&config);
     for peer in &peers {
         if let Some(problem) = &peer.problem {
@@ -146,17 +149,21 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     });
     let mut agent = Agent {
         coordinator: Coordinator::new(now, peers, peers::policy(&config), endpoint, sad, link),
+        audit: server.audit(),
         sockets: sockets.clone(),
         send_errors: Muffle::new(SEND_ERRORS),
         started: now,
     };
     tracing::info!(peers = config.peers.len(), socket = %config.agent.socket.display(), "the agent runs");
 
+    let supervisor = Supervisor::from_env();
+    supervisor.ready(&format!("{} peers", config.peers.len()));
     let inputs = Inputs { datagrams, core, daemon_news, calls: server.calls().clone() };
     agent.coordinator.timeout(now);
     while !stop.load(Ordering::Relaxed) {
         agent.turn(&inputs);
     }
+    supervisor.stopping();
     if config.agent.delete_on_exit {
         agent.say_goodbye(&inputs);
     }
@@ -225,6 +232,7 @@ struct Inputs {
 struct Agent {
     coordinator: Coordinator,
     sockets: Option<Arc<IkeSockets>>,
+    audit: Arc<Audit>,
     send_errors: Muffle,
     started: Instant,
 }
@@ -315,6 +323,7 @@ impl Handler<Request> for Agent {
                 Ok(peer) => Response::ok(coordinator.ike_reports(peer, now)),
                 Err(why) => Response::Error(why),
             },
+            Request::Audit { limit } => Response::ok(self.audit.last(limit)),
             Request::Recover { peer } => started(&peer, Coordinator::recover),
             Request::IkeInitiate { peer } => started(&peer, Coordinator::initiate_by_hand),
             Request::IkeDelete { peer } => started(&peer, Coordinator::delete_by_hand),

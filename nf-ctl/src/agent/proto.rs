@@ -11,8 +11,10 @@
 //! < {"ok":{"state":"done","text":"IKE SA with 10.1.1.1 is up"}}
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use nf_core::control::audit::quoted;
 use nf_core::control::client::Daemon;
 use nf_core::control::server::{Owner, Protocol};
 use nf_core::types::Spi;
@@ -57,6 +59,11 @@ pub enum Request {
     IkeDpd {
         /// The peer's name.
         peer: String,
+    },
+    /// The last changes that were asked for: a list of [`AuditEntry`](nf_core::control::audit::AuditEntry).
+    Audit {
+        /// Entries at most.
+        limit: usize,
     },
     /// What has become of a task: [`Task`].
     Task {
@@ -137,6 +144,9 @@ pub struct RecoveryReport {
     pub budget_burst: u32,
     /// IKE messages that may be sent a minute.
     pub budget_per_min: u32,
+    /// How often each action was decided since the start.
+    #[serde(default)]
+    pub totals: BTreeMap<String, u64>,
     /// The decisions, the oldest first.
     pub decisions: Vec<DecisionReport>,
 }
@@ -240,6 +250,21 @@ impl Protocol for Request {
 
     fn decode(line: &[u8]) -> Result<Request, String> {
         serde_json::from_slice(line).map_err(|error| format!("the request can't be understood: {error}"))
+    }
+
+    fn change(&self) -> Option<String> {
+        let (word, peer) = match self {
+            Request::Status {}
+            | Request::Recovery { .. }
+            | Request::IkeSas { .. }
+            | Request::Task { .. }
+            | Request::Audit { .. } => return None,
+            Request::Recover { peer } => ("recover", peer),
+            Request::IkeInitiate { peer } => ("ike-initiate", peer),
+            Request::IkeDelete { peer } => ("ike-delete", peer),
+            Request::IkeDpd { peer } => ("ike-dpd", peer),
+        };
+        Some(format!("{word} {}", quoted(peer)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What was decided and why, for `nf-ctl show recovery`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -195,17 +195,26 @@ pub struct Journal {
     first: u64,
     /// For each peer, and for unknown sources, the number of the last entry.
     latest: HashMap<Option<PeerId>, u64>,
+    /// How often each action was decided, of decisions that have gone as well.
+    totals: BTreeMap<&'static str, u64>,
     capacity: usize,
 }
 
 impl Journal {
     /// An empty journal.
     pub fn new(capacity: usize) -> Journal {
-        Journal { entries: VecDeque::new(), first: 0, latest: HashMap::new(), capacity: capacity.max(1) }
+        Journal {
+            entries: VecDeque::new(),
+            first: 0,
+            latest: HashMap::new(),
+            totals: BTreeMap::new(),
+            capacity: capacity.max(1),
+        }
     }
 
     /// Notes a decision; `true` if it is another one than the one before about the same peer.
     pub fn note(&mut self, decision: Decision) -> bool {
+        *self.totals.entry(decision.verdict.action()).or_default() += decision.count;
         let latest = self.latest.get(&decision.peer).and_then(|number| number.checked_sub(self.first));
         let latest = latest.and_then(|place| self.entries.get_mut(usize::try_from(place).ok()?));
         if let Some(entry) = latest
@@ -222,6 +231,11 @@ impl Journal {
         self.latest.insert(decision.peer, self.first + self.entries.len() as u64);
         self.entries.push_back(decision);
         true
+    }
+
+    /// How often each action was decided since the start.
+    pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.totals.iter().map(|(action, times)| (*action, *times))
     }
 
     /// All entries, the oldest first.
@@ -262,6 +276,7 @@ mod tests {
         let unknown = journal.entries().nth(1).unwrap();
         assert_eq!((unknown.first, unknown.last), (start, start + Duration::from_millis(999)));
         assert_eq!(unknown.trigger, Trigger::InvalidSpi(Spi(0x200 + 999)));
+        assert_eq!(journal.totals().collect::<Vec<_>>(), [("initiate", 1), ("joined", 1000), ("none", 1000)]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nf_core::control::audit::{AuditEntry, Outcome};
+use nf_core::control::controller::Reloaded;
 use nf_core::control::proto::{
     BindingReport, Endpoint, EventKind, EventReport, InstanceReport, InvalidSpiEvent, PluginKindReport, PluginReport,
     PortReport, Request, Reserved, Response, SaId, SaName, SaReport, Status, Subscribed, VERSION,
@@ -154,10 +156,44 @@ impl Handler for Desk {
             Request::EventHistory { limit } => Response::ok(runs().into_iter().take(limit).collect::<Vec<_>>()),
             Request::EventTest { name } if name == "black-hole" => Response::ok(HookStarted { run: 2 }),
             Request::EventTest { name } => Response::Error(HookError::NoSuchHook(name).to_string()),
+            Request::Reload {} => Response::ok(Reloaded {
+                sas_added: 1,
+                sas_changed: 1,
+                instances_added: vec!["cap".to_owned()],
+                settings: vec!["[notify]".to_owned()],
+                for_agent: vec!["[[peer]]".to_owned()],
+                ..Reloaded::default()
+            }),
+            Request::Audit { limit } => Response::ok(audit(limit)),
             Request::InvalidSpi { limit } => Response::ok(invalid_spi(limit)),
         };
         response.into()
     }
+}
+
+fn audit_entry(time: &str, program: &str, request: &str, result: Outcome, error: Option<&str>) -> AuditEntry {
+    AuditEntry {
+        time: time.to_owned(),
+        program: program.to_owned(),
+        uid: Some(1000),
+        user: Some("alice".to_owned()),
+        pid: Some(4242),
+        request: request.to_owned(),
+        result,
+        error: error.map(str::to_owned),
+    }
+}
+
+fn audit(limit: usize) -> Vec<AuditEntry> {
+    let taken = "an SA with SPI 0x00001000(4096) from 10.1.1.1 to 10.10.1.2 exists";
+    let add = "sa-add 0x00001000(4096) to 10.10.1.2 from 10.1.1.1";
+    let mut entries = vec![
+        audit_entry("2026-11-25T19:00:00.000Z", "nf-core", add, Outcome::Done, None),
+        audit_entry("2026-11-25T19:00:01.250Z", "nf-core", add, Outcome::Failed, Some(taken)),
+        audit_entry("2026-11-25T19:00:03.000Z", "nf-core", "counters-clear", Outcome::Denied, None),
+    ];
+    entries.drain(..entries.len().saturating_sub(limit));
+    entries
 }
 
 fn runtime() -> RuntimeReport {
@@ -318,7 +354,15 @@ fn invalid_spi(limit: usize) -> NotifyReport {
         FlowReport { udp_ports: Some((61_234, 4500)), ..flow("198.51.100.7", 0x1DB7_3BBB, Class::Transient, 2, 1, 1) },
     ];
     flows.truncate(limit);
-    NotifyReport { packets: 64_574, events: 182, messages: 5, flows_tracked: 2, flows_evicted: 0, flows }
+    NotifyReport {
+        packets: 64_574,
+        events: 182,
+        messages: 5,
+        flows_tracked: 2,
+        flows_stuck: 1,
+        flows_evicted: 0,
+        flows,
+    }
 }
 
 /// An agent that always has the same tunnel.
@@ -328,6 +372,13 @@ impl Handler<agent::Request> for AgentDesk {
     fn handle(&mut self, request: agent::Request) -> Reply {
         let response = match request {
             agent::Request::Status {} => Response::ok(agent_status()),
+            agent::Request::Audit { .. } => Response::ok([audit_entry(
+                "2026-11-25T19:00:02.500Z",
+                "nf-ctl agent",
+                "recover \"branch\"",
+                Outcome::Done,
+                None,
+            )]),
             agent::Request::IkeSas { peer } if peer.as_deref().is_none_or(|peer| peer == "branch") => {
                 Response::ok([ike_sa()])
             }
@@ -438,6 +489,7 @@ fn recovery(limit: usize) -> agent::RecoveryReport {
         budget_left: 197,
         budget_burst: 200,
         budget_per_min: 600,
+        totals: [("none".to_owned(), 64_574), ("initiate".to_owned(), 1), ("delete".to_owned(), 1)].into(),
         decisions,
     }
 }

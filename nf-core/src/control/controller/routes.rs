@@ -28,6 +28,13 @@ pub(super) struct Routing {
 impl Routing {
     /// That of the configuration. What names a port that isn't open is left out: a replay has ports of its own.
     pub(super) fn new(config: &Config, ports: &[String]) -> Routing {
+        let mut routing = Routing::default();
+        routing.configure(config, ports);
+        routing
+    }
+
+    /// Takes those of another configuration.
+    pub(super) fn configure(&mut self, config: &Config, ports: &[String]) {
         let find = |name: &str| ports.iter().position(|port| port == name).map(|index| PortIndex(index as u8));
         let routes = config.routes.iter().filter_map(|route| {
             let target = Target::Port { port: find(&route.port)?, via: route.via };
@@ -37,7 +44,8 @@ impl Routing {
             let port = find(&neighbour.port)?;
             Some(Neighbour { address: neighbour.address, mac: neighbour.mac, port })
         });
-        Routing { routes: routes.collect(), neighbours: neighbours.collect(), ..Routing::default() }
+        self.routes = routes.collect();
+        self.neighbours = neighbours.collect();
     }
 
     /// The ports' network with all of it. Where the configuration and the host contradict each other, the

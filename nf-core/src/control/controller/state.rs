@@ -133,6 +133,7 @@ impl Controller {
                 return false;
             }
         };
+        self.next_sa_id = self.next_sa_id.wrapping_add(1);
         change.extend(self.store(StoredSa {
             source: Endpoint { address: key.src, port: None },
             sa,

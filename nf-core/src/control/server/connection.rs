@@ -3,13 +3,16 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, TrySendError, bounded};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Call, Limits, Owner, Protocol, Reply};
+use super::{Call, Limits, Owner, Protocol, Reply, Terms};
+use crate::control::access::{Client, Role};
+use crate::control::audit::{Audit, Outcome};
 use crate::control::proto::{EventLine, MAX_LINE, Response};
 use crate::control::subscribers::{Next, Subscription};
 
@@ -37,13 +40,20 @@ enum Line {
 pub(super) struct Connection {
     stream: UnixStream,
     limits: Limits,
+    /// Who it is; none where the kernel does not tell.
+    client: Option<Client>,
+    role: Role,
+    audit: Arc<Audit>,
     /// What has arrived and isn't answered.
     buffer: Zeroizing<Vec<u8>>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, limits: Limits) -> Connection {
-        Connection { stream, limits, buffer: Zeroizing::new(Vec::new()) }
+    pub(super) fn new(stream: UnixStream, terms: &Terms) -> Connection {
+        let client = Client::of(&stream).ok();
+        let role = client.map_or(Role::ReadOnly, |client| terms.access.role(client));
+        let (limits, audit) = (terms.limits, Arc::clone(&terms.audit));
+        Connection { stream, limits, client, role, audit, buffer: Zeroizing::new(Vec::new()) }
     }
 
     /// A second handle, by which the connection can be cut off.
@@ -66,7 +76,7 @@ impl Connection {
             let last_word = match self.receive()? {
                 Line::Whole(line) => {
                     let reply = match R::decode(&line) {
-                        Ok(request) => ask(queue, request, self.limits.answer),
+                        Ok(request) => self.answer(queue, request),
                         Err(message) => Response::Error(message).into(),
                     };
                     match reply {
@@ -87,6 +97,28 @@ impl Connection {
             };
             return self.send(&Response::Error(last_word));
         }
+    }
+
+    /// Has a request answered, if the client may send it. Changes are recorded, and those that it may not make.
+    fn answer<R: Protocol>(&self, queue: &Sender<Call<R>>, request: R) -> Reply {
+        let change = request.change();
+        let Some(change) = change else {
+            return ask(queue, request, self.limits.answer);
+        };
+        if self.role == Role::ReadOnly {
+            let user = self.client.map_or_else(|| "this client".to_owned(), |client| format!("user {}", client.uid));
+            self.audit.note(self.client, change, Outcome::Denied, None);
+            let program = R::OWNER.program;
+            let message = format!("{user} may look at {program} and change nothing; [control] admins names who may");
+            return Response::Error(message).into();
+        }
+        let reply = ask(queue, request, self.limits.answer);
+        let (result, error) = match &reply {
+            Reply::Response(Response::Error(error)) => (Outcome::Failed, Some(error.clone())),
+            Reply::Response(Response::Ok(_)) | Reply::Events(..) => (Outcome::Done, None),
+        };
+        self.audit.note(self.client, change, result, error);
+        reply
     }
 
     /// Sends events until the client leaves or there are no more. A client that doesn't read loses events first, and

@@ -2,15 +2,16 @@
 //!
 //! The lock decides: who holds the lock on `PATH.lock` owns `PATH`, and the kernel takes the lock from a process that
 //! dies. The socket is made in a directory that nobody else may enter, gets its mode there, and is moved to its path.
-//! So at no time does it have a wider mode than 0660, whatever the umask.
+//! So at no time does it have a wider mode than it shall have, whatever the umask.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::{Owner, ServerError};
+use crate::control::access::{Access, Group};
 
 /// The longest address of a Unix socket on Linux: `sun_path` without its NUL.
 const MAX_ADDRESS: usize = 107;
@@ -33,7 +34,9 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Takes the path, creates the socket and listens on it.
-    pub(super) fn create(path: PathBuf, owner: Owner) -> Result<(Socket, UnixListener), ServerError> {
+    pub(super) fn create(path: PathBuf, owner: Owner, access: &Access) -> Result<(Socket, UnixListener), ServerError> {
+        let no_such = |group: &Group| ServerError::NoSuchGroup(group.to_string());
+        let group = access.group.as_ref().map(|group| group.id().ok_or_else(|| no_such(group))).transpose()?;
         let staging = beside(&path, ".new");
         let staged = staging.join("s");
         let octets = path.as_os_str().len();
@@ -48,16 +51,20 @@ impl Socket {
         let _ = fs::remove_file(&staged);
         let _ = fs::remove_dir(&staging);
         DirBuilder::new().mode(0o700).create(&staging).map_err(|error| failed(owner, "create", &staging, error))?;
-        let listener = socket.place(&staged);
+        let listener = socket.place(&staged, access.mode, group);
         let _ = fs::remove_file(&staged);
         let _ = fs::remove_dir(&staging);
         Ok((socket, listener?))
     }
 
     /// Makes the socket at `staged` and moves it to its path.
-    fn place(&mut self, staged: &Path) -> Result<UnixListener, ServerError> {
+    fn place(&mut self, staged: &Path, mode: u32, group: Option<u32>) -> Result<UnixListener, ServerError> {
         let listener = UnixListener::bind(staged).map_err(|error| failed(self.owner, "create", &self.path, error))?;
-        fs::set_permissions(staged, Permissions::from_mode(0o660))
+        if let Some(group) = group {
+            chown(staged, None, Some(group))
+                .map_err(|error| failed(self.owner, "give to the [control] group", &self.path, error))?;
+        }
+        fs::set_permissions(staged, Permissions::from_mode(mode))
             .and_then(|()| fs::symlink_metadata(staged))
             .and_then(|made| fs::rename(staged, &self.path).map(|()| self.placed = Some(id(&made))))
             .map_err(|error| failed(self.owner, "create", &self.path, error))?;

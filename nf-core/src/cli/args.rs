@@ -1,24 +1,21 @@
-//! The command line of `nf-core`. A program with plugins of its own calls [`main`] with a registry that has them.
+//! The arguments of `nf-core`: also its manual page and completions are made of them, where there is no DPDK.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Config;
-use crate::plugin::Registry;
-use crate::runtime::{self, Replay};
-
 /// ESP termination network function on DPDK.
+///
+/// Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong.
 #[derive(Parser)]
 #[command(version, about)]
-struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub(super) command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Run as a daemon; SIGTERM ends it.
     Run {
         /// The configuration.
@@ -45,25 +42,8 @@ enum Command {
         /// The configuration.
         #[arg(long, default_value = "/etc/nf-core/nf.toml")]
         config: PathBuf,
+        /// Print JSON: `{"file":..,"ok":true}`, or with `"ok":false` the error's message, line, column and excerpt.
+        #[arg(long)]
+        json: bool,
     },
-}
-
-/// Runs the program. Its exit code is 0 if all went well, 1 if not, 2 if the command line is wrong.
-pub fn main(registry: Registry) -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Run { config } => runtime::run(&config, registry),
-        Command::Replay { config, stats_json, input, output } => {
-            runtime::replay(&Replay { config, input, output, stats_json }, registry).map(|_| ())
-        }
-        Command::Check { config } => {
-            Config::load(&config).map(|_| println!("{}: ok", config.display())).map_err(Into::into)
-        }
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("nf-core: {error}");
-            ExitCode::FAILURE
-        }
-    }
 }
