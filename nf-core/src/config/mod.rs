@@ -572,9 +572,15 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
     #[test]
     fn the_sample_in_the_docs_is_sound() {
         let docs = include_str!("../../../docs/configuration.md");
-        let sample = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let sample =
+            docs.split("## On virtual ports\n```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let config = parse(sample).unwrap();
         assert_eq!((config.ports.len(), config.sas.len()), (2, 1));
+        // That of bare metal; its SAs' keys are in files.
+        let docs = include_str!("../../../docs/deployment.md");
+        let sample = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = parse(sample).unwrap();
+        assert_eq!((config.ports.len(), config.ports[3].stands_for.as_deref()), (4, Some("0000:01:00.1")));
     }
 
     #[test]
