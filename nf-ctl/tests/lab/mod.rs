@@ -190,6 +190,43 @@ address = "{outside}"
         daemon
     }
 
+    /// Lets the inside host send to the branch by nf-core, as its router; gives what nf-core's configuration has to say of
+    /// the way there.
+    pub fn route_to_branch(&self) -> String {
+        let mac = |namespace: &Namespace, interface: &str| {
+            namespace.sh(&format!("cat /sys/class/net/{interface}/address")).trim().to_owned()
+        };
+        self.inside.sh(&format!(
+            "ip neigh add {GATEWAY} lladdr {} dev lan nud permanent; ip route add {BRANCH} via {GATEWAY} dev lan",
+            mac(&self.head, "lan")
+        ));
+        format!(
+            r#"
+[[route]]
+dst = "10.10.1.0/24"
+port = "net_af_packet0"
+[[route]]
+dst = "{BRANCH}"
+via = "{PEER}"
+port = "net_af_packet0"
+[[neighbour]]
+address = "{PEER}"
+mac = "{}"
+port = "net_af_packet0"
+[[policy]]
+dst = ["{BRANCH}"]
+action = "protect"
+peer = "branch"
+"#,
+            mac(&self.peer, "wan")
+        )
+    }
+
+    /// Pings from the inside host to the branch.
+    pub fn ping_outwards(&self, interval: Duration) -> Ping {
+        Ping::start(&self.inside, INSIDE, BRANCH, interval)
+    }
+
     /// Kills nf-core, if it still runs, and starts it anew.
     pub fn restart_nf_core(&self, daemon: &mut Daemon) {
         daemon.restart_by(&mut self.head.command(nf_core()));
