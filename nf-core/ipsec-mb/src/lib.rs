@@ -4,12 +4,15 @@
 //! used: they keep no state in the manager, so all threads share one.
 
 mod sys;
+mod wiped;
 
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use subtle::ConstantTimeEq;
+
+pub use wiped::Wiped;
 
 /// Octets of a nonce.
 pub const NONCE_LEN: usize = 12;
@@ -87,7 +90,7 @@ struct ExpandedKey(sys::gcm_key_data);
 
 /// AES-GCM under one key. The key is zeroised when it is dropped.
 pub struct Gcm {
-    key: Box<ExpandedKey>,
+    key: Wiped<ExpandedKey>,
     encrypt: OneCall,
     decrypt: OneCall,
 }
@@ -103,7 +106,7 @@ impl Gcm {
             _ => return None,
         };
         // SAFETY: the structure is plain octets, for which zero is valid.
-        let mut expanded = unsafe { Box::<ExpandedKey>::new_zeroed().assume_init() };
+        let mut expanded = Wiped::new(unsafe { std::mem::zeroed::<ExpandedKey>() });
         // SAFETY: the key has the length that this function reads, and the structure may be written.
         unsafe { prepare(key.as_ptr().cast(), &mut expanded.0) };
         Some(Gcm { key: expanded, encrypt, decrypt })
@@ -169,14 +172,6 @@ impl Gcm {
                 tag.len() as u64,
             );
         }
-    }
-}
-
-impl Drop for Gcm {
-    fn drop(&mut self) {
-        let key: *mut ExpandedKey = &mut *self.key;
-        // SAFETY: the structure is ours and plain octets; a volatile write isn't left out for being the last.
-        unsafe { std::ptr::write_volatile(key, std::mem::zeroed()) };
     }
 }
 

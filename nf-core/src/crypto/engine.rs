@@ -113,11 +113,14 @@ pub enum EngineChoice {
     AesGcm,
     /// Intel's multi-buffer library.
     IpsecMb,
+    /// ring for long packets, Intel's library for short ones.
+    Ring,
 }
 
 impl EngineChoice {
     /// Every choice, in the order of the documentation.
-    pub const ALL: [EngineChoice; 3] = [EngineChoice::Auto, EngineChoice::AesGcm, EngineChoice::IpsecMb];
+    pub const ALL: [EngineChoice; 4] =
+        [EngineChoice::Auto, EngineChoice::AesGcm, EngineChoice::IpsecMb, EngineChoice::Ring];
 
     /// The name in nf.toml.
     pub const fn as_str(self) -> &'static str {
@@ -125,6 +128,7 @@ impl EngineChoice {
             EngineChoice::Auto => "auto",
             EngineChoice::AesGcm => "aes-gcm",
             EngineChoice::IpsecMb => "ipsec-mb",
+            EngineChoice::Ring => "ring",
         }
     }
 }
@@ -150,13 +154,13 @@ impl FromStr for EngineChoice {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EngineError {
     /// A name that isn't an engine's.
-    #[error("there is no crypto engine `{0}`; use `auto`, `aes-gcm` or `ipsec-mb`")]
+    #[error("there is no crypto engine `{0}`; use `auto`, `aes-gcm`, `ipsec-mb` or `ring`")]
     Unknown(String),
     /// The engine isn't part of this build.
     #[error("this build has no {0} engine; use engine = \"auto\" or \"aes-gcm\"")]
     NotBuilt(EngineChoice),
     /// The CPU lacks instructions that the engine needs.
-    #[error("this CPU lacks the AES instructions that the {0} engine needs; use engine = \"auto\" or \"aes-gcm\"")]
+    #[error("this CPU lacks instructions that the {0} engine needs; use engine = \"auto\" or \"aes-gcm\"")]
     NoCpu(EngineChoice),
     /// There are no random numbers to make IVs from.
     #[error("the operating system gives no random numbers: {0}; see that getrandom(2) works where nf-core runs")]
@@ -171,27 +175,50 @@ pub enum EngineError {
     },
 }
 
-/// The engine for a choice. `Auto` is libipsec-mb where the build has it and the CPU can run it, else the portable one.
+/// The engine for a choice. `Auto` is `Ring` on a CPU where that is the fastest, else libipsec-mb where the build has it and
+/// the CPU can run it, else the portable one.
 ///
 /// # Errors
 /// [`EngineError::NotBuilt`] where this build doesn't have it, [`EngineError::NoCpu`] where the CPU can't run it.
 pub fn select(choice: EngineChoice) -> Result<Box<dyn Engine>, EngineError> {
     match choice {
-        EngineChoice::Auto => Ok(ipsec_mb().unwrap_or_else(|_| Box::new(Portable))),
+        EngineChoice::Auto => Ok(native::fastest().unwrap_or_else(|| Box::new(Portable))),
         EngineChoice::AesGcm => Ok(Box::new(Portable)),
-        EngineChoice::IpsecMb => ipsec_mb(),
+        EngineChoice::IpsecMb | EngineChoice::Ring => native::select(choice),
     }
 }
 
 #[cfg(feature = "ipsec-mb")]
-fn ipsec_mb() -> Result<Box<dyn Engine>, EngineError> {
-    let engine = super::ipsec_mb::IpsecMb::new();
-    engine.map(|engine| Box::new(engine) as Box<dyn Engine>).ok_or(EngineError::NoCpu(EngineChoice::IpsecMb))
+mod native {
+    use super::{Engine, EngineChoice, EngineError};
+    use crate::crypto::ipsec_mb::IpsecMb;
+    use crate::crypto::ring::Ring;
+
+    pub(super) fn select(choice: EngineChoice) -> Result<Box<dyn Engine>, EngineError> {
+        if choice == EngineChoice::Ring { boxed(Ring::new()) } else { boxed(IpsecMb::new()) }
+            .ok_or(EngineError::NoCpu(choice))
+    }
+
+    pub(super) fn fastest() -> Option<Box<dyn Engine>> {
+        boxed(Ring::new().filter(|_| Ring::pays())).or_else(|| boxed(IpsecMb::new()))
+    }
+
+    fn boxed<E: Engine + 'static>(engine: Option<E>) -> Option<Box<dyn Engine>> {
+        engine.map(|engine| Box::new(engine) as Box<dyn Engine>)
+    }
 }
 
 #[cfg(not(feature = "ipsec-mb"))]
-fn ipsec_mb() -> Result<Box<dyn Engine>, EngineError> {
-    Err(EngineError::NotBuilt(EngineChoice::IpsecMb))
+mod native {
+    use super::{Engine, EngineChoice, EngineError};
+
+    pub(super) fn select(choice: EngineChoice) -> Result<Box<dyn Engine>, EngineError> {
+        Err(EngineError::NotBuilt(choice))
+    }
+
+    pub(super) fn fastest() -> Option<Box<dyn Engine>> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -202,19 +229,31 @@ mod tests {
     fn choices_read_back_as_what_they_name() {
         assert!(EngineChoice::ALL.into_iter().all(|choice| choice.to_string().parse() == Ok(choice)));
         let error = "openssl".parse::<EngineChoice>().unwrap_err();
-        assert_eq!(error.to_string(), "there is no crypto engine `openssl`; use `auto`, `aes-gcm` or `ipsec-mb`");
+        assert_eq!(
+            error.to_string(),
+            "there is no crypto engine `openssl`; use `auto`, `aes-gcm`, `ipsec-mb` or `ring`"
+        );
     }
 
     #[test]
     fn a_choice_is_the_engine_that_it_names() {
         assert_eq!(select(EngineChoice::AesGcm).map(|engine| engine.name()), Ok("aes-gcm"));
+        for choice in [EngineChoice::IpsecMb, EngineChoice::Ring] {
+            match select(choice) {
+                Ok(engine) => assert_eq!(engine.name(), choice.as_str()),
+                Err(error) => {
+                    assert!(error.to_string().contains("use engine = \"auto\" or \"aes-gcm\""), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn auto_never_fails_and_is_never_the_portable_engine_where_another_one_runs() {
         let auto = select(EngineChoice::default()).map(|engine| engine.name());
         match select(EngineChoice::IpsecMb) {
-            Ok(engine) => assert_eq!((engine.name(), auto), ("ipsec-mb", Ok("ipsec-mb"))),
-            Err(error) => {
-                assert_eq!(auto, Ok("aes-gcm"));
-                assert!(error.to_string().contains("use engine = \"auto\" or \"aes-gcm\""), "{error}");
-            }
+            Ok(_) => assert!(matches!(auto, Ok("ipsec-mb" | "ring")), "{auto:?}"),
+            Err(_) => assert_eq!(auto, Ok("aes-gcm")),
         }
     }
 

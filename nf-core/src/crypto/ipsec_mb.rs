@@ -53,10 +53,10 @@ impl Engine for IpsecMb {
 }
 
 /// ESP with AES-GCM (RFC 4106).
-struct GcmEsp {
+pub(super) struct GcmEsp {
     gcm: Gcm,
-    frame: AeadFrame,
-    layout: Layout,
+    pub(super) frame: AeadFrame,
+    pub(super) layout: Layout,
 }
 
 impl PacketCipher for GcmEsp {

@@ -11,7 +11,8 @@
 //! Where the fields are is the transform's [`Layout`]; after a packet is opened its [`Layout::payload_range`] holds the
 //! plaintext: data, padding, Pad Length and Next Header. The padding and the sequence number are not looked at here.
 //!
-//! ICVs are compared in constant time, and before anything is decrypted. One departure from RFC 4303 2.2.1, for senders
+//! ICVs are compared in constant time. The portable engine does it before it decrypts anything; the others decrypt as they
+//! go, and a packet that isn't opened holds nothing of use. One departure from RFC 4303 2.2.1, for senders
 //! that depart from it: under AES-CBC with ESN, an ICV without the upper half of the sequence number is taken while that
 //! half is 0.
 //!
@@ -43,6 +44,8 @@ mod iv;
 mod layout;
 mod packet_cipher;
 mod portable;
+#[cfg(feature = "ipsec-mb")]
+mod ring;
 #[cfg(test)]
 mod tests;
 mod transform;
@@ -53,4 +56,6 @@ pub use ipsec_mb::IpsecMb;
 pub use iv::{IvSource, MAX_IV_LEN};
 pub use layout::{HEADER_LEN, Layout, TRAILER_LEN};
 pub use portable::Portable;
+#[cfg(feature = "ipsec-mb")]
+pub use ring::Ring;
 pub use transform::{Cipher, GcmIcv, Integrity, SALT_LEN, Transform, TransformError};

@@ -1,0 +1,45 @@
+//! Memory that is overwritten before it is given back.
+
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+
+/// A box whose memory is overwritten with zeros when it is dropped: for expanded keys, also those of libraries that leave
+/// theirs where they were.
+///
+/// What a type points to isn't overwritten, so it may own nothing: a type that has something to drop doesn't compile.
+pub struct Wiped<T>(Box<MaybeUninit<T>>);
+
+impl<T> Wiped<T> {
+    /// Takes a value to a place of its own.
+    pub fn new(value: T) -> Wiped<T> {
+        const { assert!(!std::mem::needs_drop::<T>(), "what the type owns would leak and not be overwritten") };
+        Wiped(Box::new(MaybeUninit::new(value)))
+    }
+}
+
+impl<T> Deref for Wiped<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: it was made with a value, which only `drop` overwrites.
+        unsafe { self.0.assume_init_ref() }
+    }
+}
+
+impl<T> DerefMut for Wiped<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`.
+        unsafe { self.0.assume_init_mut() }
+    }
+}
+
+impl<T> Drop for Wiped<T> {
+    fn drop(&mut self) {
+        let memory: *mut MaybeUninit<T> = &mut *self.0;
+        // SAFETY: the memory is ours, and any octets are valid for `MaybeUninit`; a volatile write isn't left out for
+        // being the last.
+        unsafe { std::ptr::write_volatile(memory, MaybeUninit::zeroed()) };
+    }
+}
