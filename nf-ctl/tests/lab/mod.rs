@@ -152,11 +152,21 @@ address = "{HEAD}"
     /// nf-core at the head-end as on a machine whose NICs are DPDK's: the addresses are those of interfaces behind its
     /// exception ports, `wan-host` and `lan-host`, which share the MAC of `wan` and `lan`. Those two are but cables here.
     pub fn nf_core_as_host(&self, more: &str) -> Daemon {
-        for namespace in [&self.peer, &self.head, &self.inside] {
-            // Who sends over a cable leaves checksums to hardware that isn't there, and the receiver knows; nf-core doesn't.
+        Lab::checksums(&[&self.peer, &self.head, &self.inside]);
+        Lab::router(&self.head, HEAD, GATEWAY, more)
+    }
+
+    /// Who sends over a cable leaves checksums to hardware that isn't there, and the receiver knows; nf-core doesn't.
+    pub fn checksums(namespaces: &[&Namespace]) {
+        for namespace in namespaces {
             namespace.sh("for i in wan lan; do [ ! -e /sys/class/net/$i ] || ethtool -K $i tx off > /dev/null; done");
         }
-        self.head.sh("for i in wan lan; do
+    }
+
+    /// As [`Lab::nf_core_as_host`], in any namespace with a `wan` and a `lan`, with these addresses there; `more` may begin
+    /// with fields of the protected port.
+    pub fn router(namespace: &Namespace, outside: &str, gateway: &str, more: &str) -> Daemon {
+        namespace.sh("for i in wan lan; do
                ip addr flush dev $i
                sysctl -qw net.ipv6.conf.$i.disable_ipv6=1 net.ipv4.conf.$i.arp_ignore=1 net.ipv4.conf.$i.rp_filter=1
              done");
@@ -172,7 +182,7 @@ role = "unprotected"
 [[port]]
 name = "net_af_packet1"
 role = "protected"
-mtu = 1400
+{more}
 [[port]]
 name = "net_tap0"
 role = "exception"
@@ -182,12 +192,12 @@ name = "net_tap1"
 role = "exception"
 for = "net_af_packet1"
 [[local]]
-address = "{HEAD}"
-{more}"#
+address = "{outside}"
+"#
         );
-        let daemon = Daemon::start_by(&mut self.head.command(nf_core()), &config);
-        self.head.sh(&format!(
-            "ip addr add {HEAD}/24 dev wan-host; ip addr add {GATEWAY}/24 dev lan-host; ip addr add 2001:db8:2::1/64 dev lan-host nodad
+        let daemon = Daemon::start_by(&mut namespace.command(nf_core()), &config);
+        namespace.sh(&format!(
+            "ip addr add {outside}/24 dev wan-host; ip addr add {gateway}/24 dev lan-host
              ip link set wan-host up; ip link set lan-host up"
         ));
         daemon
