@@ -22,6 +22,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_(rx_offload_name|tx_offload_name)",
     "rte_eth_find_next",
     "rte_eth_macaddr_get",
+    "rte_eth_dev_default_mac_addr_set",
     "rte_eth_dev_get_mtu",
     "rte_eth_stats_get",
     "rte_eth_promiscuous_(enable|disable|get)",

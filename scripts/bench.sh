@@ -1,9 +1,10 @@
 #!/bin/sh
 # Measures nf-core: from memory, and over net_pcap beside DPDK's ipsec-secgw.
-# Usage: bench.sh [--quick]
+# Usage: bench.sh [--quick|--try]
 #
-# The full run puts its figures into docs/benchmarks.md; the quick one, under two minutes once all is built, into target/bench.
-# Nothing else should run on the machine meanwhile.
+# The full run, a quarter of an hour, puts its figures into docs/benchmarks.md; the quick one, under two minutes, into target/bench.
+# Both build first, which isn't counted. Nothing else should run on the machine meanwhile. --try shows whether everything
+# runs: each case for a moment, so that its figures, in target/bench, mean nothing.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -12,14 +13,41 @@ bin=${CARGO_TARGET_DIR:-target}/release
 cargo=${CARGO:-cargo}
 mkdir -p "$out"
 
+say() {
+	echo "$(date +%T) $*"
+}
+
+page=docs/benchmarks.md
+memory=
+compare=
+case ${1:-} in
+'') ;;
+--quick)
+	page=$out/benchmarks.md
+	memory=--quick
+	compare=--quick
+	;;
+--try)
+	page=$out/benchmarks.md
+	memory="--quick --laps 2"
+	compare="--quick --seconds 0.3"
+	;;
+*)
+	echo "usage: bench.sh [--quick|--try]" >&2
+	exit 2
+	;;
+esac
+[ "$page" = docs/benchmarks.md ] || cp docs/benchmarks.md "$page"
+
+say "building"
 secgw=$(scripts/build-secgw.sh "$out")
 $cargo build --release -p nf-core -p pktgen-scenarios
-page=docs/benchmarks.md
-if [ "${1:-}" = --quick ]; then
-	cp "$page" "$out/benchmarks.md"
-	page=$out/benchmarks.md
-fi
-$cargo bench -p nf-core --bench memory -- --json "$PWD/$out/memory.json" "$@"
+$cargo bench -p nf-core --bench memory --no-run
+say "measuring from memory"
+# shellcheck disable=SC2086  # lists of words
+$cargo bench -p nf-core --bench memory -- --json "$PWD/$out/memory.json" $memory
+say "measuring over net_pcap, beside ipsec-secgw"
+# shellcheck disable=SC2086
 "$bin/pktgen-scenarios" bench --secgw "$secgw" --dir "$out" --json "$out/secgw.json" --memory "$out/memory.json" \
-	--page "$page" "$@"
-echo "figures: $page"
+	--page "$page" $compare
+say "done; figures: $page"

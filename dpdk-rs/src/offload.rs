@@ -146,4 +146,11 @@ impl RssTypes {
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
+
+    /// What is hashed, in words.
+    #[must_use]
+    pub fn names(self) -> Vec<&'static str> {
+        let known = [(Self::IP, "addresses"), (Self::UDP, "UDP ports"), (Self::ESP, "SPI")];
+        known.into_iter().filter(|(of, _)| self.intersects(*of)).map(|(_, name)| name).collect()
+    }
 }

@@ -550,6 +550,20 @@ impl StartedPort {
         Ok(mtu)
     }
 
+    /// Gives it another address, until it is stopped.
+    ///
+    /// # Errors
+    /// [`Error::Port`] if the driver can't, or doesn't take the address.
+    pub fn set_mac(&mut self, mac: MacAddr) -> Result<(), Error> {
+        let _driver = lock(&self.owner.driver);
+        let mut raw = sys::rte_ether_addr { addr_bytes: mac.0 };
+        // SAFETY: the port is started, and the address outlives the call, which copies it.
+        let ret = unsafe { sys::rte_eth_dev_default_mac_addr_set(self.id().0, &raw mut raw) };
+        self.owner.port.check("setting its address", ret)?;
+        self.info.mac = mac;
+        Ok(())
+    }
+
     /// Takes frames for any address, or only for its own. A driver that has no such filter takes all anyway: that is
     /// not an error.
     ///

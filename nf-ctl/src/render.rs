@@ -59,6 +59,9 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
     let mut row = |name: &str, tally: Tally| line!(out, "{name:<45}{:>16}{:>20}", tally.packets, tally.octets);
     row("received", report.rx);
     row("sent", report.tx);
+    if report.originated.packets > 0 {
+        row("made here", report.originated);
+    }
     for (name, tally) in &report.consumed {
         row(&format!("consumed: {name}"), *tally);
     }
@@ -69,7 +72,7 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
     if cores.is_empty() {
         return out;
     }
-    // What was received is sent, consumed, dropped or under way: nothing else can become of it.
+    // What was received, or made here, is sent, consumed, dropped or under way: nothing else can become of it.
     line!(out, "\nSince the start");
     line!(out, "{:<6}{:>16}{:>16}{:>16}{:>16}{:>11}", "Core", "Received", "Sent", "Consumed", "Dropped", "Under way");
     for (core, report) in cores.iter().enumerate() {
@@ -81,7 +84,7 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
             "{core:<6}{:>16}{:>16}{consumed:>16}{dropped:>16}{:>11}",
             report.rx.packets,
             report.tx.packets,
-            i128::from(report.rx.packets) - i128::from(ended)
+            i128::from(report.rx.packets) + i128::from(report.originated.packets) - i128::from(ended)
         );
     }
     out

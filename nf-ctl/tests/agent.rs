@@ -125,6 +125,50 @@ fn rekeys_from_either_side_lose_no_packet() {
     wait_for("the old SAs to go", || (head.sas() == 1).then_some(()), || head.log());
 }
 
+/// Both ways: the first packet to be protected brings the tunnel up, pings from either side are answered, and a rekey from
+/// either side costs none of them.
+#[test]
+#[ignore = "needs root"]
+fn a_tunnel_works_both_ways_and_rekeys_lose_no_answer() {
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let more = headend::RECOVERY.to_owned() + &lab.route_to_branch();
+    let head = HeadEnd::start_with(&lab, "kind = \"svti\"", &more);
+    let outwards = lab.ping_outwards(Duration::from_millis(100));
+    charon.wait_children(1);
+    wait_for("the outbound SA", || (head.sas_of("out") == 1).then_some(()), || head.log());
+    assert!(head.ok(&["show", "recovery"]).contains("traffic to be protected"));
+    let early = outwards.stop();
+    assert!(early.answered <= early.sent);
+
+    // Whoever pings from now on is answered, always.
+    let pings = [lab.ping_outwards(Duration::from_millis(10)), lab.ping(Duration::from_millis(10))];
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(500));
+        charon.ok(&["--rekey", "--child", "net"]);
+        charon.wait_children(1);
+        std::thread::sleep(Duration::from_millis(500));
+        head.ok(&["recover", "branch"]);
+        charon.wait_children(1);
+        std::thread::sleep(Duration::from_millis(500));
+        charon.ok(&["--rekey", "--ike", "gw"]);
+        charon.wait_children(1);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    for pinged in pings.map(Ping::stop) {
+        // The last one may not have been answered yet.
+        assert!(pinged.sent > 300 && pinged.answered + 1 >= pinged.sent, "{pinged:?}\n{}", head.log());
+    }
+    wait_for("the old SAs to go", || (head.sas_of("out") == 1 && head.sas() == 1).then_some(()), || head.log());
+    let shown = head.ok(&["show", "crypto", "ipsec", "sa"]);
+    assert!(!shown.contains("#pkts encaps: 0,") && shown.contains("#send errors 0"), "{shown}");
+    assert!(head.ok(&["sa", "list"]).lines().any(|line| line.contains(" out 10.10.1.2")));
+    head.ok(&["ike", "delete", "branch"]);
+    charon.wait_children(0);
+    wait_for("nf-core to have no SA", || (head.sas_of("out") + head.sas() == 0).then_some(()), || head.log());
+    head.check_no_secret();
+}
+
 /// The other rekeys are asked for; this one comes with time, before the shortest lifetime ends.
 #[test]
 #[ignore = "needs root"]

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use common::Daemon;
 use lab::connection::{Connection, Side};
-use lab::{GATEWAY, HEAD, INSIDE, Lab, PEER, wait_for};
+use lab::netns::Namespace;
+use lab::{BRANCH, GATEWAY, HEAD, INSIDE, Lab, PEER, wait_for};
 
 /// Tries a command in a namespace until it succeeds.
-fn until(namespace: &lab::netns::Namespace, script: &str, daemon: &Daemon) -> String {
+fn until(namespace: &Namespace, script: &str, daemon: &Daemon) -> String {
     let run = || {
         let output = namespace.command("bash").args(["-ec", script]).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
@@ -29,7 +30,7 @@ fn link(lab: &Lab, interface: &str, file: &str) -> String {
 #[ignore = "needs root"]
 fn the_hosts_stack_answers_behind_the_port() {
     let lab = Lab::new();
-    let nf_core = lab.nf_core_as_host("");
+    let nf_core = lab.nf_core_as_host("mtu = 1400");
     for (interface, of, mtu) in [("wan-host", "wan", "1500"), ("lan-host", "lan", "1400")] {
         assert_eq!(link(&lab, interface, "address"), link(&lab, of, "address"));
         assert_eq!(link(&lab, interface, "mtu"), mtu);
@@ -72,4 +73,82 @@ fn a_tunnel_by_the_hosts_charon_and_routes() {
     let before = inside.echo_requests().len();
     wait_for("the route again", || (inside.echo_requests().len() > before + 5).then_some(()), state);
     drop(ping);
+}
+
+/// The address of the peer's gateway for the branch's host.
+const BRANCH_GATEWAY: &str = "10.1.0.254";
+/// What is fetched, in octets.
+const FILE: usize = 300_000;
+
+/// The SAs of one end, in and out.
+fn sas(own: &str, other: &str, spis: [u32; 2], own_net: &str, other_net: &str) -> String {
+    let [incoming, outgoing] = spis;
+    let sa = |spi: u32, direction: &str, [src, dst]: [&str; 2], [inner_src, inner_dst]: [&str; 2]| {
+        let key = format!("{spi:08x}").repeat(5);
+        format!(
+            r#"
+[[sa]]
+spi = {spi}
+direction = "{direction}"
+src = "{src}"
+dst = "{dst}"
+mode = "tunnel"
+alg = "aes-gcm-16"
+key = "{key}"
+selectors = {{ src = ["{inner_src}"], dst = ["{inner_dst}"] }}
+"#
+        )
+    };
+    sa(incoming, "in", [other, own], [other_net, own_net]) + &sa(outgoing, "out", [own, other], [own_net, other_net])
+}
+
+/// Two nf-cores, a host behind each, and a file that one fetches from the other: both ways through the tunnel, with what
+/// routers do for hosts that know nothing of it.
+#[test]
+#[ignore = "needs root"]
+fn a_file_is_fetched_through_a_tunnel_both_ways() {
+    const INSIDE_NET: &str = "10.2.0.0/24";
+    const BRANCH_NET: &str = "10.1.0.0/24";
+    let lab = Lab::new();
+    let branch = Namespace::new("branch");
+    lab.peer.join(&branch, "lan");
+    lab.peer.sh("ip addr flush dev lo scope global");
+    branch.sh(&format!("ip addr add {BRANCH}/24 dev lan; ip route add default via {BRANCH_GATEWAY}"));
+    lab.inside.sh(&format!("ip route add default via {GATEWAY}"));
+    Lab::checksums(&[&lab.peer, &lab.head, &lab.inside, &branch]);
+    let head = Lab::router(&lab.head, HEAD, GATEWAY, &sas(HEAD, PEER, [0x1001, 0x1002], INSIDE_NET, BRANCH_NET));
+    let peer = Lab::router(&lab.peer, PEER, BRANCH_GATEWAY, &sas(PEER, HEAD, [0x1002, 0x1001], BRANCH_NET, INSIDE_NET));
+    lab.head.sh(&format!("ip route add {BRANCH_NET} via {PEER}"));
+    lab.peer.sh(&format!("ip route add {INSIDE_NET} via {HEAD}"));
+
+    let served = lab.path("served");
+    std::fs::create_dir(&served).unwrap();
+    std::fs::write(served.join("file"), vec![0x5A; FILE]).unwrap();
+    let mut server = lab.inside.command("python3");
+    server.args(["-m", "http.server", "--bind", INSIDE, "8000"]).current_dir(&served);
+    server.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut server = server.spawn().unwrap();
+    until(&branch, &format!("ping -c 1 -W 1 {INSIDE}"), &head);
+
+    // TCP's packets fill the MTU and may not be cut: the server is told what the tunnel takes.
+    let fetched = until(&branch, &format!("set -o pipefail; curl -sf -m 20 http://{INSIDE}:8000/file | wc -c"), &head);
+    assert_eq!(fetched.trim(), FILE.to_string(), "{}", head.ok(&["show", "counters"]));
+    assert!(head.dropped(48) > 0, "the first full packet was too long: {}", head.ok(&["show", "counters"]));
+    assert!(lab.inside.sh(&format!("ip route get {BRANCH}")).contains("mtu 14"), "the server knows the path's MTU");
+    // What may be cut is cut on its way out, and is whole again at the other end.
+    let cut = |daemon: &Daemon| daemon.counters()["originated"]["packets"].as_u64().unwrap();
+    let before = cut(&peer);
+    until(&branch, &format!("ping -c 1 -W 1 -M dont -s 1472 {INSIDE}"), &peer);
+    assert!(cut(&peer) > before, "1500 octets and what ESP adds are two fragments");
+    // A hop that is too far is told by the router that it ends at.
+    let expired = branch.command("ping").args(["-c", "1", "-W", "2", "-t", "1", INSIDE]).output().unwrap();
+    let said = String::from_utf8_lossy(&expired.stdout).into_owned();
+    assert!(said.contains(&format!("From {BRANCH_GATEWAY}")) && said.contains("Time to live exceeded"), "{said}");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    for daemon in [head, peer] {
+        let counters = daemon.counters();
+        assert_eq!(daemon.dropped(223), 0, "nothing tried to leave in clear: {counters}");
+        assert!(daemon.stop().0.success());
+    }
 }

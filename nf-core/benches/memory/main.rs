@@ -71,9 +71,9 @@ fn main() {
     results.flood = Some(flood);
     let most = if options.quick { 10_000 } else { 1_000_000 };
     for sas in [1, 10, 100, 1000, 10_000, 100_000, 1_000_000].into_iter().filter(|sas| *sas <= most) {
-        results.add(|r| &mut r.scale, scale(&*engine, sas));
+        results.add(|r| &mut r.scale, scale(&*engine, sas, laps));
     }
-    let together = together::compare(&*engine, if options.quick { 10 } else { 40 });
+    let together = together::compare(&*engine, laps.min(if options.quick { 10 } else { 40 }));
     println!("{together}");
     results.together = Some(together);
     if let Some(path) = options.json {
@@ -127,8 +127,8 @@ fn flood(engine: &dyn Engine, laps: usize) -> Flood {
 }
 
 /// One packet after the other on ever more SAs, in an order without any pattern.
-fn scale(engine: &dyn Engine, sas: usize) -> Scale {
-    let laps = (2_000_000 / sas.max(LAP)).clamp(5, 500);
+fn scale(engine: &dyn Engine, sas: usize, laps: usize) -> Scale {
+    let laps = (2_000_000 / sas.max(LAP)).clamp(5, 500).min(laps);
     let mut traffic = Traffic::new(engine, sas, LAP.div_ceil(sas), SIZE_64, 64);
     traffic.shuffle();
     let (_control, mut cores) = lap::network_function(1, sas.max(1024));

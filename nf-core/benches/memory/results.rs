@@ -131,6 +131,9 @@ impl fmt::Display for Together {
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     cpu: String,
+    cpus: usize,
+    kernel: String,
+    dpdk: String,
     clocks_per_second: f64,
     engine: String,
     pub(crate) decap: Vec<Decap>,
@@ -148,6 +151,9 @@ impl Results {
         let clocks_per_second = Tsc::now().cycles_since(before) as f64 / started.elapsed().as_secs_f64();
         Results {
             cpu: cpu.trim_start_matches(['\t', ' ', ':']).to_owned(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            dpdk: dpdk_rs::Eal::version(),
             clocks_per_second,
             engine: engine.to_owned(),
             decap: Vec::new(),

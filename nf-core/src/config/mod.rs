@@ -341,6 +341,10 @@ pub struct Port {
     pub stands_for: Option<String>,
     /// Destination of the frames that leave on it; without one they keep the addresses that they came with.
     pub next_hop_mac: Option<MacAddr>,
+    /// Its Ethernet address; without it the device's own.
+    pub mac: Option<MacAddr>,
+    /// Whether it takes frames for any Ethernet address.
+    pub promiscuous: bool,
     /// Addresses of ours on its link, where the host has none there.
     pub addresses: Vec<IpAddr>,
     /// Receive queues; without it one for each core, as far as the port can.
@@ -572,6 +576,11 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
         let (sample, _) = section.split_once("```").unwrap();
         let config = parse(sample).unwrap();
         assert_eq!((config.ports.len(), config.sas.len()), (2, 1));
+        // That of bare metal; its SAs' keys are in files.
+        let docs = include_str!("../../../docs/deployment.md");
+        let sample = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let config = parse(sample).unwrap();
+        assert_eq!((config.ports.len(), config.ports[3].stands_for.as_deref()), (4, Some("0000:01:00.1")));
     }
 
     #[test]

@@ -153,6 +153,8 @@ struct RawPort {
     #[serde(rename = "for")]
     stands_for: Option<String>,
     next_hop_mac: Option<String>,
+    mac: Option<String>,
+    promiscuous: Option<bool>,
     #[serde(default)]
     addresses: Vec<String>,
     rx_queues: Option<i64>,
@@ -579,12 +581,14 @@ fn state(raw: RawState) -> Result<StateConfig, FieldError> {
 }
 
 fn port(raw: RawPort) -> Result<Port, FieldError> {
-    let mac = |text: String| text.parse::<MacAddr>().map_err(|error| FieldError::new("next_hop_mac", error));
+    let mac = |field, text: String| text.parse::<MacAddr>().map_err(|error| FieldError::new(field, error));
     Ok(Port {
         name: raw.name,
         role: raw.role.parse()?,
         stands_for: raw.stands_for,
-        next_hop_mac: raw.next_hop_mac.map(mac).transpose()?,
+        next_hop_mac: raw.next_hop_mac.map(|text| mac("next_hop_mac", text)).transpose()?,
+        mac: raw.mac.map(|text| mac("mac", text)).transpose()?,
+        promiscuous: raw.promiscuous.unwrap_or(true),
         addresses: raw.addresses.iter().map(|text| address("addresses", text)).collect::<Result<_, _>>()?,
         rx_queues: raw.rx_queues.map(|n| within("rx_queues", Some(n), 1..=256, 1)).transpose()?,
         mtu: raw.mtu.map(|mtu| within("mtu", Some(mtu), 68..=65_000, 1500)).transpose()?,

@@ -264,6 +264,14 @@ fn by_sa<'s>(jobs: &Jobs<'s>) -> Jobs<'s> {
     order.iter().filter_map(|key| jobs.get(usize::from(*key as u8))).copied().collect()
 }
 
+/// Jobs that are of one SA and stand side by side.
+fn runs<'j, 's>(jobs: &'j [Job<'s>]) -> impl Iterator<Item = &'j [Job<'s>]> {
+    jobs.chunk_by(|a, b| a.sa.id == b.sa.id)
+}
+
+/// Of how many SAs the keys are asked for ahead.
+const KEYS_AHEAD: usize = 2;
+
 /// Stage 3: verify and decrypt, a call to the engine for each SA's run of packets. Packets that aren't authentic are
 /// dropped, and their numbers are lost on nobody: the window hasn't seen them.
 fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
@@ -273,13 +281,34 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
         let esp = packet.headers().esp_range();
         *slot = packet.data_mut().get_mut(esp).unwrap_or_default();
     }
+    let opened = open_runs(jobs, &mut by_lane);
+    if opened.len() == jobs.len() {
+        return;
+    }
+    jobs.retain(|job| {
+        let authentic = opened.contains(job.lane);
+        if !authentic {
+            job.sa.counters(core.id).auth_failed.add(1);
+            batch.drop(job.lane, DropReason::AuthFailed);
+        }
+        authentic
+    });
+}
+
+/// Opens what lies in the jobs' lanes; gives the lanes of authentic packets.
+fn open_runs(jobs: &[Job<'_>], by_lane: &mut [&mut [u8]; BURST]) -> Lanes {
     let mut opened = Lanes::NONE;
-    let mut runs = jobs.chunk_by(|a, b| a.sa.id == b.sa.id).peekable();
-    while let Some(run) = runs.next() {
-        // While this SA's packets are decrypted, the next one's key comes in.
-        if let Some(next) = runs.peek().and_then(|run| run.first()) {
+    // While one SA's packets are decrypted, the keys of the next two come in: a short packet alone takes less time than
+    // memory does.
+    let mut ahead = runs(jobs);
+    let mut prefetch_next = || {
+        if let Some(next) = ahead.next().and_then(|run| run.first()) {
             next.sa.opener.prefetch();
         }
+    };
+    (0..KEYS_AHEAD).for_each(|_| prefetch_next());
+    for run in runs(jobs) {
+        prefetch_next();
         let Some(sa) = run.first().map(|job| job.sa) else {
             continue;
         };
@@ -294,23 +323,13 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
             }
         }
     }
-    if opened.len() == jobs.len() {
-        return;
-    }
-    jobs.retain(|job| {
-        let authentic = opened.contains(job.lane);
-        if !authentic {
-            job.sa.counters(core.id).auth_failed.add(1);
-            batch.drop(job.lane, DropReason::AuthFailed);
-        }
-        authentic
-    });
+    opened
 }
 
 /// Stage 4: the window takes the numbers of authentic packets. A number that came twice in one burst falls out here.
 fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
     let mut refused = Lanes::NONE;
-    for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
+    for run in runs(jobs) {
         let Some(sa) = run.first().map(|job| job.sa) else {
             continue;
         };
@@ -342,12 +361,14 @@ fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
 
 /// Tells the control thread what the newest of an SA's authentic packets shows.
 fn tell(core: &mut CoreCx<'_>, batch: &Batch<'_>, job: &Job<'_>) {
-    let (at, sa) = (core.now, SaRef { key: job.sa.key, id: job.sa.id });
+    let at = core.now;
+    // Made only where there is something to tell: the key isn't among what a packet needs of its SA.
+    let sa = || SaRef { key: job.sa.key, id: job.sa.id };
     if job.sa.note_use() {
-        core.tell(Event::FirstPacket { sa, at });
+        core.tell(Event::FirstPacket { sa: sa(), at });
     }
     if let Some((limit, unit)) = job.sa.note_progress(job.seq) {
-        core.tell(Event::LimitReached { sa, limit, unit, at });
+        core.tell(Event::LimitReached { sa: sa(), limit, unit, at });
     }
     // A packet that another one overtook may come from where the peer was before (RFC 7296 2.23).
     if job.sa.encap == Encap::Udp && job.sa.window.highest() == Some(job.seq) {
@@ -357,7 +378,7 @@ fn tell(core: &mut CoreCx<'_>, batch: &Batch<'_>, job: &Job<'_>) {
         if let Some(address) = headers.src(frame)
             && job.sa.note_source(address, port)
         {
-            core.tell(Event::SourceChanged { sa, address, port, at });
+            core.tell(Event::SourceChanged { sa: sa(), address, port, at });
         }
     }
 }

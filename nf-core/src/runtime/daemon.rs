@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, SocketId, StartedPort, TxQueue};
 
 use super::clock::Clock;
+use super::device::{self, PciAddress, Tree};
 use super::holding::Holding;
 use super::host::{Host, Tap};
+use super::numa::{self, FramePools};
 use super::reassembly::Reassembler;
 use super::spread::Spreader;
 use super::watchdog::Watchdog;
@@ -119,6 +121,7 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     let state = config.state.as_ref().map(|state| Keeper::open(state, config.sad.capacity, dpdk_rs::map_words));
     let state = state.transpose()?;
 
+    check_devices(&config, &Tree::default())?;
     let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
     let file = ConfigFile { path: path.to_owned(), config };
     let served = serve(eal, file, registry, &server, state, &Signals { stop, reload });
@@ -138,12 +141,13 @@ fn serve(
     let config = &file.config;
     let stop = &signals.stop;
     let clock = Clock::new(eal);
-    let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, eal::DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
-    let pools = Pools { frames: pool.clone(), big: big.clone() };
+    let mut frames = FramePools::new(eal, config.eal.mbufs);
     let workers = config.eal.cores.len();
     let mut ports =
-        config.ports.iter().map(|port| open(eal, port, workers, &pool)).collect::<Result<Vec<_>, Error>>()?;
+        config.ports.iter().map(|port| open(eal, port, workers, &mut frames)).collect::<Result<Vec<_>, Error>>()?;
+    let nodes: Vec<_> = eal.worker_lcores().iter().map(|lcore| eal.socket_of(*lcore)).collect();
+    warn_of_remote(&ports, &config.eal.cores.iter().copied().zip(nodes).collect::<Vec<_>>());
 
     for (open, port) in ports.iter_mut().zip(&config.ports) {
         open.stands_for = port.stands_for.as_ref().and_then(|name| index_of(config, name));
@@ -186,7 +190,9 @@ fn serve(
             None
         };
         let holding = Holding::new(config.sad.larval, clock);
-        made.push((*lcore, Worker::new(core, clock, queues, pools.clone(), reassembler, holding)));
+        let near = frames.nearest(eal.socket_of(*lcore));
+        let pools = Pools { frames: near.unwrap_or_else(|| big.clone()), big: big.clone() };
+        made.push((*lcore, Worker::new(core, clock, queues, pools, reassembler, holding)));
     }
     let _metrics = serve_metrics(config)?;
     telemetry::register_all(eal, &config.control.socket)?;
@@ -389,7 +395,36 @@ fn work(mut worker: Worker, stop: &AtomicBool, idle: Idle) {
     worker.finish();
 }
 
-fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Result<OpenPort, Error> {
+/// Sees whether DPDK can have the network cards that are named.
+fn check_devices(config: &Config, tree: &Tree) -> Result<(), Error> {
+    for port in &config.ports {
+        let Some(address) = PciAddress::of(&port.name) else {
+            continue;
+        };
+        let problem = if config.eal.args.iter().any(|arg| arg == "--no-pci") {
+            Err("[eal] args has --no-pci, so no network card is there; leave it out".to_owned())
+        } else {
+            device::check(tree, &address)
+        };
+        problem.map_err(|problem| Error::Unusable(format!("the port `{}`: {problem}", port.name)))?;
+    }
+    Ok(())
+}
+
+/// Says which workers are far from a port.
+fn warn_of_remote(ports: &[OpenPort], workers: &[(u16, SocketId)]) {
+    for open in ports {
+        let node = open.port.info().socket;
+        let remote = numa::remote(node, workers);
+        if !remote.is_empty() {
+            tracing::warn!(port = open.port.name(), node = node.id(), cpus = ?remote,
+                "these [eal] cores are on another NUMA node than the port, which costs throughput: choose cores of its node \
+                 (`lscpu` shows which)");
+        }
+    }
+}
+
+fn open(eal: Eal, config: &config::Port, workers: usize, frames: &mut FramePools) -> Result<OpenPort, Error> {
     let port = Port::by_name(eal, &config.name)?;
     let info = port.info()?;
     let workers = u16::try_from(workers).unwrap_or(u16::MAX);
@@ -407,9 +442,22 @@ fn open(eal: Eal, config: &config::Port, workers: usize, pool: &Mempool) -> Resu
     };
     let rx_queues = config.rx_queues.unwrap_or(spread);
     let rss = rx_queues > 1;
-    let port_config =
-        PortConfig { rx_queues, tx_queues: workers, mtu: config.mtu, promiscuous: true, rss, ..PortConfig::default() };
-    let (port, rx, tx) = port.configure(&port_config, pool)?.start()?;
+    let port_config = PortConfig {
+        rx_queues,
+        tx_queues: workers,
+        mtu: config.mtu,
+        promiscuous: config.promiscuous,
+        rss,
+        ..PortConfig::default()
+    };
+    let (mut port, rx, tx) = port.configure(&port_config, &frames.near(info.socket)?)?.start()?;
+    if let Some(mac) = config.mac {
+        port.set_mac(dpdk_rs::MacAddr(mac.0))?;
+    }
+    if rss {
+        let hashed = port.active_rss().names().join(", ");
+        tracing::info!(port = config.name, queues = rx_queues, hashed, "packets are spread over receive queues");
+    }
     if rss && !port.active_rss().intersects(RssTypes::ESP) {
         tracing::warn!(
             port = config.name,

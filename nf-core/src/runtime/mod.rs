@@ -2,10 +2,12 @@
 
 mod clock;
 mod daemon;
+mod device;
 mod eal;
 mod holding;
 mod host;
 mod log;
+mod numa;
 mod reassembly;
 mod replay;
 mod spread;

@@ -164,7 +164,12 @@ impl Worker {
     /// Books a burst as received and takes it through the pipeline. What is handed on is booked by the worker that takes
     /// it over, so that each worker's packets add up.
     fn receive(&mut self, burst: &mut Burst<BURST>, port: PortIndex, begun: Tsc) {
-        let octets: usize = burst.as_slice().iter().map(Mbuf::pkt_len).sum();
+        let mut octets = 0;
+        for packet in burst.as_slice() {
+            octets += packet.pkt_len();
+            // The headers are read next.
+            packet.prefetch();
+        }
         self.core.counters().rx().add(burst.len() as u64, octets as u64);
         self.process(burst, port, Entry::Received, begun);
         if !self.whole.is_empty() {

@@ -210,7 +210,8 @@ impl Sa {
     /// The counters that a core writes.
     #[inline]
     pub fn counters(&self, core: CoreId) -> &SaCounters {
-        &self.counters[core.index() % self.counters.len()]
+        // There is one for each core, and one at least. A division would take longer than all that is counted.
+        &self.counters[core.index().min(self.counters.len() - 1)]
     }
 
     /// The sum of all cores' counters.

@@ -147,6 +147,9 @@ pub struct ChildUp {
     pub udp_encap: bool,
     /// The inbound SPI of the CHILD_SA that it replaces, which is reported as down later.
     pub replaces: Option<ChildSpi>,
+    /// Our part in the exchange that made it. A responder that replaces a CHILD_SA does well to send by the old one until
+    /// the peer has shown that it has the new one: by a packet on it, or by deleting the old one (RFC 7296 2.8).
+    pub role: Role,
 }
 
 /// Why a CHILD_SA is gone.

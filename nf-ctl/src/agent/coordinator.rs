@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use ikev2::crypto::keys::Role;
 use ikev2::wire::ChildSpi;
 use ikev2::{ChildDownReason, ChildUp, CommandError, CommandId, Endpoint, Event, Failure, IkeUp, Notice, Transmit};
-use nf_core::control::proto::{EventReport, InvalidSpiEvent, SaName};
+use nf_core::control::proto::{EventReport, InvalidSpiEvent, SaName, SaReport};
 use nf_core::sa::lifetime::Limit;
+use nf_core::sa::spec::{Direction, SaSpec};
 use nf_core::types::Spi;
 
 use super::daemon_link::{DaemonLink, DaemonNews, Job, JobId};
@@ -74,6 +75,16 @@ struct Waiting {
     deadline: Instant,
 }
 
+/// The outbound SA of a CHILD_SA that the peer has asked for in place of another one. It is installed when the peer has
+/// shown that it has the new one (RFC 7296 2.8).
+#[derive(Clone, Debug)]
+struct WaitingOutbound {
+    spec: SaSpec,
+    name: SaName,
+    /// The inbound SPI of the CHILD_SA that it replaces.
+    replaces: Spi,
+}
+
 /// The daemon's IKE SAs, as it listed them last.
 #[derive(Debug, Default)]
 struct DaemonSas {
@@ -96,6 +107,8 @@ pub struct Coordinator {
     commands: HashMap<CommandId, Waiting>,
     numbers: HashMap<ikev2::IkeId, IkeId>,
     last_number: u64,
+    /// Outbound SAs that the peer may not be ready for, by the inbound SPI of their CHILD_SA.
+    waiting_outbound: HashMap<Spi, WaitingOutbound>,
     daemon: DaemonSas,
     core_pid: Option<u32>,
 }
@@ -121,6 +134,7 @@ impl Coordinator {
             commands: HashMap::new(),
             numbers: HashMap::new(),
             last_number: 0,
+            waiting_outbound: HashMap::new(),
             daemon: DaemonSas { link: daemon, ..DaemonSas::default() },
             core_pid: None,
         }
@@ -257,20 +271,24 @@ impl Coordinator {
         tracing::info!(pid, sas = list.len(), "nf-core is there");
         let first = self.core_pid.is_none();
         self.core_pid = Some(pid);
-        self.engine.sas_lost(now, |spi| list.iter().any(|sa| sa.spi == spi && sa.state != "larval"));
+        let is_inbound = |sa: &SaReport| sa.direction == Direction::In.as_str();
+        let kept = |spi| list.iter().any(|sa| sa.spi == spi && sa.state != "larval" && is_inbound(sa));
+        self.engine.sas_lost(now, kept);
         if !first {
             return;
         }
         // What an agent before this one has left.
         for sa in list.iter().filter(|sa| sa.state != "larval") {
-            if self.ledger.has_child(sa.spi) {
+            if is_inbound(sa) && self.ledger.has_child(sa.spi) {
                 continue;
             }
             let Some((peer, lifetime)) = sa.peer.as_deref().and_then(|name| self.embedded(name)) else {
                 continue;
             };
             let name = SaName { spi: sa.spi, dst: Some(sa.dst), src: sa.src };
-            self.ledger.adopt(peer, name, now, lifetime);
+            if let Some(remote) = if is_inbound(sa) { sa.src } else { Some(sa.dst) } {
+                self.ledger.adopt(peer, name, remote, now, lifetime);
+            }
             if self.ledger.ikes(Some(peer)).next().is_none() {
                 self.engine.ike_lost(now, peer);
             }
@@ -290,13 +308,16 @@ impl Coordinator {
                 self.engine.invalid_spi(now, Unknown { spi, src, dst, udp_ports });
             }
             EventReport::SaFirstPacket { sa, .. } => {
+                // The peer has it: what goes to it may go by its pair.
+                self.begin_to_send(sa.spi);
                 for old in self.ledger.first_packet(sa.spi, sa.dst) {
                     self.remove(old);
                 }
             }
             EventReport::SaLifetime { sa, limit: Limit::Soft, unit, .. } => {
                 tracing::info!(spi = %sa.spi, ?unit, "an SA is near its end, and is rekeyed");
-                self.rekey(now, sa.spi);
+                let name = SaName { spi: sa.spi, dst: Some(sa.dst), src: Some(sa.src) };
+                self.rekey(now, self.ledger.inbound_of(&name).unwrap_or(sa.spi));
             }
             EventReport::SaLifetime { sa, limit: Limit::Hard, unit, .. } => {
                 tracing::warn!(spi = %sa.spi, ?unit, "nf-core has ended an SA, as its lifetime is over");
@@ -304,6 +325,11 @@ impl Coordinator {
             EventReport::SaAddressChanged { sa, from, to, .. } => {
                 let (from, to) = (from.address, to.address);
                 tracing::info!(spi = %sa.spi, %from, %to, "ESP of an SA comes from another address or port");
+            }
+            EventReport::SaWanted { peer: Some(name), .. } => {
+                if let Some(place) = self.peers.iter().position(|peer| peer.config.name == name) {
+                    self.engine.sa_wanted(now, PeerId(place));
+                }
             }
             EventReport::Lost { count } => tracing::warn!(count, "events of nf-core were lost"),
             _ => {}
@@ -321,11 +347,37 @@ impl Coordinator {
         }
     }
 
-    /// Takes an inbound SA out of nf-core.
+    /// Takes an SA out of nf-core.
     fn remove(&self, sa: SaName) {
         match lock(&self.sad).delete(sa) {
-            Ok(()) => tracing::debug!(spi = %sa.spi, "inbound SA removed"),
-            Err(why) => tracing::debug!(spi = %sa.spi, why, "inbound SA can't be removed"),
+            Ok(()) => tracing::debug!(spi = %sa.spi, "SA removed"),
+            Err(why) => tracing::debug!(spi = %sa.spi, why, "SA can't be removed"),
+        }
+    }
+
+    /// Installs the outbound SA that waits with an inbound one. From then on packets go by it, and not by the one before.
+    fn begin_to_send(&mut self, inbound: Spi) {
+        if let Some(WaitingOutbound { spec, name, .. }) = self.waiting_outbound.remove(&inbound) {
+            self.install_outbound(inbound, spec, name);
+        }
+    }
+
+    fn install_outbound(&mut self, inbound: Spi, spec: SaSpec, name: SaName) {
+        match lock(&self.sad).install(spec) {
+            Ok(()) => self.ledger.outbound_up(inbound, name),
+            Err(why) => tracing::warn!(spi = %name.spi, "nf-core doesn't take the outbound SA: {why}"),
+        }
+    }
+
+    /// Ends what goes out by a CHILD_SA that is gone. What replaces it takes over before that.
+    fn end_sending(&mut self, inbound: Spi) {
+        self.waiting_outbound.remove(&inbound);
+        let heirs = self.waiting_outbound.iter().filter(|(_, waiting)| waiting.replaces == inbound);
+        for heir in heirs.map(|(spi, _)| *spi).collect::<Vec<_>>() {
+            self.begin_to_send(heir);
+        }
+        if let Some(outbound) = self.ledger.take_outbound(inbound) {
+            self.remove(outbound);
         }
     }
 
@@ -438,9 +490,20 @@ impl Coordinator {
             used: false,
         };
         tracing::info!(peer = %child.connection, %spi, replaces = ?child.replaces, "CHILD_SA up");
-        let entry = ChildEntry { since: now, local: child.local.ip(), remote: child.remote.ip(), report };
+        let (local, remote) = (child.local.ip(), child.remote.ip());
+        let entry = ChildEntry { since: now, local, remote, outbound: None, report };
         self.ledger.child_up(number, spi, entry);
         self.engine.child_up(number, spi);
+        let outbound = install::outbound(child, &child.connection, seconds);
+        let name = SaName { spi: install::spi(child.outbound_spi), dst: Some(remote), src: Some(local) };
+        match child.replaces.filter(|_| child.role == Role::Responder) {
+            // The peer may not have it yet, and has the old one for certain.
+            Some(old) => {
+                let waiting = WaitingOutbound { spec: outbound, name, replaces: install::spi(old) };
+                self.waiting_outbound.insert(spi, waiting);
+            }
+            None => self.install_outbound(spi, outbound, name),
+        }
     }
 
     fn child_down(&mut self, now: Instant, ike: ikev2::IkeId, spi: Spi, reason: ChildDownReason) {
@@ -452,6 +515,7 @@ impl Coordinator {
         let lingers =
             matches!(reason, ChildDownReason::Rekeyed | ChildDownReason::Redundant | ChildDownReason::IkeDown);
         self.engine.child_down(now, number, spi);
+        self.end_sending(spi);
         if let Some(sa) = self.ledger.child_down(number, spi, now, lingers) {
             self.remove(sa);
         }

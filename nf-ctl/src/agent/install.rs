@@ -1,10 +1,10 @@
-//! From a CHILD_SA that IKE has negotiated to the inbound SA that nf-core installs.
+//! From a CHILD_SA that IKE has negotiated to the two SAs that nf-core installs.
 
 use std::net::IpAddr;
 
 use ikev2::ChildUp;
 use ikev2::config::Mode;
-use ikev2::crypto::esp::{EspCipher, EspSuite, GcmIcv};
+use ikev2::crypto::esp::{EspCipher, EspKeys, EspSuite, GcmIcv};
 use ikev2::crypto::integrity::Integrity;
 use ikev2::crypto::secret::Secret as Key;
 use ikev2::wire::{AddressRange, IpSelector};
@@ -21,13 +21,37 @@ const GRACE_S: u64 = 60;
 /// The inbound SA of a CHILD_SA that IKE ends after `seconds`. nf-core ends it by itself some time later: an agent that died
 /// leaves no SA for ever.
 pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
-    let (alg, auth) = algorithms(&child.suite);
-    let keys = &child.keys.inbound;
     SaSpec {
         spi: child.inbound_spi.0.to_string(),
         direction: Direction::In.to_string(),
         src: child.remote.ip().to_string(),
         dst: child.local.ip().to_string(),
+        selectors: SelectorSpec { src: networks(&child.remote_ts), dst: networks(&child.local_ts) },
+        ..common(child, &child.keys.inbound, peer, seconds)
+    }
+}
+
+/// The outbound SA of a CHILD_SA that IKE ends after `seconds`; nf-core ends it some time later as well.
+pub fn outbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
+    SaSpec {
+        spi: child.outbound_spi.0.to_string(),
+        direction: Direction::Out.to_string(),
+        src: child.local.ip().to_string(),
+        dst: child.remote.ip().to_string(),
+        peer_port: child.udp_encap.then(|| child.remote.port()),
+        selectors: SelectorSpec { src: networks(&child.local_ts), dst: networks(&child.remote_ts) },
+        ..common(child, &child.keys.outbound, peer, seconds)
+    }
+}
+
+/// What both SAs have: addresses, SPI and selectors are left open.
+fn common(child: &ChildUp, keys: &EspKeys, peer: &str, seconds: u64) -> SaSpec {
+    let (alg, auth) = algorithms(&child.suite);
+    SaSpec {
+        spi: String::new(),
+        direction: String::new(),
+        src: String::new(),
+        dst: String::new(),
         mode: mode(child.mode).to_owned(),
         alg: alg.to_owned(),
         key: secret(&keys.encryption),
@@ -40,7 +64,7 @@ pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
         peer_port: None,
         df: None,
         path_mtu: None,
-        selectors: SelectorSpec { src: networks(&child.remote_ts), dst: networks(&child.local_ts) },
+        selectors: SelectorSpec::default(),
         peer: Some(peer.to_owned()),
         lifetime: Lifetime {
             soft: Limits::default(),

@@ -37,11 +37,13 @@ pub struct ChildEntry {
     pub local: IpAddr,
     /// The peer's.
     pub remote: IpAddr,
+    /// The outbound SA, once nf-core has it.
+    pub outbound: Option<SaName>,
     /// What is shown of it; its age is filled in when it is.
     pub report: ChildReport,
 }
 
-/// An inbound SA that has outlived its CHILD_SA.
+/// An SA that has outlived its CHILD_SA.
 #[derive(Clone, Debug)]
 struct Lingering {
     sa: SaName,
@@ -102,6 +104,25 @@ impl Ledger {
         }
     }
 
+    /// nf-core has the outbound SA of a CHILD_SA.
+    pub fn outbound_up(&mut self, spi: Spi, outbound: SaName) {
+        let mut entries = self.ikes.values_mut();
+        if let Some(child) = entries.find_map(|entry| entry.children.get_mut(&spi)) {
+            child.outbound = Some(outbound);
+        }
+    }
+
+    /// The outbound SA of a CHILD_SA, which ends with it.
+    pub fn take_outbound(&mut self, spi: Spi) -> Option<SaName> {
+        self.ikes.values_mut().find_map(|entry| entry.children.get_mut(&spi))?.outbound.take()
+    }
+
+    /// The inbound SPI of the CHILD_SA that an outbound SA belongs to.
+    pub fn inbound_of(&self, outbound: &SaName) -> Option<Spi> {
+        let mut children = self.ikes.values().flat_map(|entry| &entry.children);
+        children.find(|(_, child)| child.outbound.as_ref() == Some(outbound)).map(|(spi, _)| *spi)
+    }
+
     /// A CHILD_SA is gone. Its inbound SA lingers, or its name is given back, to be deleted at once.
     pub fn child_down(&mut self, ike: IkeId, spi: Spi, now: Instant, lingers: bool) -> Option<SaName> {
         let entry = self.ikes.get_mut(&ike)?;
@@ -126,13 +147,11 @@ impl Ledger {
         self.lingering.push(lingering);
     }
 
-    /// Takes in an inbound SA of an agent before this one. It stays until a new one of its peer carries traffic.
-    pub fn adopt(&mut self, peer: PeerId, sa: SaName, now: Instant, time: Duration) {
-        let known = self.ikes.values().any(|entry| entry.children.contains_key(&sa.spi));
-        if let Some(remote) = sa.src
-            && !known
-            && !self.lingering.iter().any(|lingering| lingering.sa == sa)
-        {
+    /// Takes in an SA, with the peer at `remote`, of an agent before this one. It stays until a new one of its peer carries
+    /// traffic.
+    pub fn adopt(&mut self, peer: PeerId, sa: SaName, remote: IpAddr, now: Instant, time: Duration) {
+        let known = self.has_child(sa.spi) || self.inbound_of(&sa).is_some();
+        if !known && !self.lingering.iter().any(|lingering| lingering.sa == sa) {
             self.lingering.push(Lingering { sa, peer, remote, since: now, until: now + time, adopted: true });
         }
     }
@@ -261,7 +280,7 @@ mod tests {
             lifetime_s: 3600,
             used: false,
         };
-        ChildEntry { since, local: ip(OURS), remote: ip(remote), report }
+        ChildEntry { since, local: ip(OURS), remote: ip(remote), outbound: None, report }
     }
 
     fn sa(remote: &str, spi: u32) -> SaName {
@@ -298,17 +317,32 @@ mod tests {
     fn sas_of_an_agent_before_this_one_stay_until_a_new_one_carries_traffic() {
         let start = Instant::now();
         let mut ledger = Ledger::default();
-        ledger.adopt(PeerId(0), sa("10.1.1.1", 0x100), start, Duration::from_secs(3600));
-        ledger.adopt(PeerId(0), sa("10.1.1.1", 0x100), start, Duration::from_secs(3600));
+        ledger.adopt(PeerId(0), sa("10.1.1.1", 0x100), ip("10.1.1.1"), start, Duration::from_secs(3600));
+        ledger.adopt(PeerId(0), sa("10.1.1.1", 0x100), ip("10.1.1.1"), start, Duration::from_secs(3600));
         assert_eq!(ledger.lingering(), 1);
         let later = start + Duration::from_secs(1);
         ledger.ike_up(IkeId(1), PeerId(0), later, ike("10.1.1.1"));
         ledger.child_up(IkeId(1), Spi(0x101), child("10.1.1.1", 0x101, later));
-        ledger.adopt(PeerId(0), sa("10.1.1.1", 0x101), later, Duration::from_secs(3600));
+        ledger.adopt(PeerId(0), sa("10.1.1.1", 0x101), ip("10.1.1.1"), later, Duration::from_secs(3600));
         assert_eq!(ledger.lingering(), 1, "one that there is isn't one of before");
         assert_eq!(ledger.first_packet(Spi(0x101), ip(OURS)), [sa("10.1.1.1", 0x100)]);
         let reports = ledger.reports(None, later + Duration::from_secs(9));
         assert_eq!((reports[0].age_s, reports[0].children[0].age_s, reports[0].children[0].used), (9, 9, true));
+    }
+
+    #[test]
+    fn an_outbound_sa_ends_with_its_child_sa() {
+        let start = Instant::now();
+        let mut ledger = Ledger::default();
+        ledger.ike_up(IkeId(1), PeerId(0), start, ike("10.1.1.1"));
+        ledger.child_up(IkeId(1), Spi(0x100), child("10.1.1.1", 0x100, start));
+        let outbound = SaName { spi: Spi(0x900), dst: Some(ip("10.1.1.1")), src: Some(ip(OURS)) };
+        assert_eq!(ledger.inbound_of(&outbound), None);
+        ledger.outbound_up(Spi(0x100), outbound);
+        assert_eq!(ledger.inbound_of(&outbound), Some(Spi(0x100)));
+        ledger.adopt(PeerId(0), outbound, ip("10.1.1.1"), start, LINGER);
+        assert_eq!(ledger.lingering(), 0, "it is one that there is");
+        assert_eq!((ledger.take_outbound(Spi(0x100)), ledger.take_outbound(Spi(0x100))), (Some(outbound), None));
     }
 
     #[test]

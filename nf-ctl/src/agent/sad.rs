@@ -175,7 +175,13 @@ pub fn watch(path: &Path, news: &Sender<CoreNews>, stop: &Arc<AtomicBool>) {
 fn follow(path: &Path, news: &Sender<CoreNews>, stop: &Arc<AtomicBool>) -> Result<(), ClientError> {
     let mut client = Client::connect_within(path, PATIENCE)?;
     let Status { pid, .. } = client.call(&Request::Status {})?;
-    let kinds = [EventKind::InvalidSpi, EventKind::SaFirstPacket, EventKind::SaLifetime, EventKind::SaAddressChanged];
+    let kinds = [
+        EventKind::InvalidSpi,
+        EventKind::SaFirstPacket,
+        EventKind::SaLifetime,
+        EventKind::SaAddressChanged,
+        EventKind::SaWanted,
+    ];
     let mut events = client.subscribe(&kinds)?;
     if news.send(CoreNews::Up { pid }).is_err() {
         return Ok(());

@@ -356,6 +356,19 @@ impl Engine {
         }
     }
 
+    /// A packet for a peer is to be protected, and there is no SA: the peer is spoken to, if its address is known, within
+    /// back-off and budget.
+    pub fn sa_wanted(&mut self, now: Instant, peer: PeerId) {
+        let Some(host) = self.policy.peer(peer).and_then(PeerRule::host) else {
+            return;
+        };
+        let site = self.policy.site(peer, host, None);
+        let idle = self.open(now, site).is_some_and(|recovery| recovery.phase == Phase::Idle);
+        if idle && self.wait(now, site).is_zero() {
+            self.start(now, site, Trigger::Traffic, None);
+        }
+    }
+
     /// The operator wants a peer recovered: new CHILD_SAs over the IKE SAs that there are, else a new IKE SA. Neither
     /// back-off nor `invalid_spi_recovery` matter, but the budget does.
     ///

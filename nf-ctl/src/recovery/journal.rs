@@ -21,6 +21,8 @@ pub enum Trigger {
     IkeLost,
     /// The peer is to be up always, and isn't.
     KeepUp,
+    /// Traffic to the peer that a policy protects.
+    Traffic,
     /// The operator.
     ByHand,
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Trigger {
             Trigger::SasLost => f.write_str("nf-core lost its SAs"),
             Trigger::IkeLost => f.write_str("the agent lost its IKE SAs"),
             Trigger::KeepUp => f.write_str("start = \"always\""),
+            Trigger::Traffic => f.write_str("traffic to be protected"),
             Trigger::ByHand => f.write_str("by hand"),
         }
     }

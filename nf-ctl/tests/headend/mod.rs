@@ -146,10 +146,16 @@ impl HeadEnd {
         serde_json::from_str(&self.ok(&["--json", "show", "crypto", "ikev2", "sa"])).unwrap()
     }
 
-    /// How many mature SAs nf-core has.
+    /// How many mature inbound SAs nf-core has.
     pub fn sas(&self) -> usize {
+        self.sas_of("in")
+    }
+
+    /// How many mature SAs nf-core has of a direction.
+    pub fn sas_of(&self, direction: &str) -> usize {
         let list: serde_json::Value = serde_json::from_str(&self.ok(&["--json", "sa", "list"])).unwrap();
-        list.as_array().unwrap().iter().filter(|sa| sa["state"] == "mature").count()
+        let counts = |sa: &&serde_json::Value| sa["state"] == "mature" && sa["direction"] == direction;
+        list.as_array().unwrap().iter().filter(counts).count()
     }
 
     /// Both logs.

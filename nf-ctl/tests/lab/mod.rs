@@ -91,7 +91,20 @@ impl Lab {
         Charon::start_with(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec, more)
     }
 
-    /// A charon at the peer whose SAs are an nf-core's: without traffic, as there is no egress.
+    /// An nf-core at the peer that has SAs and no traffic.
+    pub fn idle_nf_core(&self) -> Daemon {
+        let config = r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_null0"]
+idle = "sleep"
+[[port]]
+name = "net_null0"
+role = "unprotected"
+"#;
+        Daemon::start_by(&mut self.peer.command(nf_core()), config)
+    }
+
+    /// A charon at the peer whose SAs are an nf-core's.
     pub fn peer_charon_on(&self, nf_core: &Daemon) -> Charon {
         Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::NfCore(nf_core.socket()))
     }
@@ -139,11 +152,21 @@ address = "{HEAD}"
     /// nf-core at the head-end as on a machine whose NICs are DPDK's: the addresses are those of interfaces behind its
     /// exception ports, `wan-host` and `lan-host`, which share the MAC of `wan` and `lan`. Those two are but cables here.
     pub fn nf_core_as_host(&self, more: &str) -> Daemon {
-        for namespace in [&self.peer, &self.head, &self.inside] {
-            // Who sends over a cable leaves checksums to hardware that isn't there, and the receiver knows; nf-core doesn't.
+        Lab::checksums(&[&self.peer, &self.head, &self.inside]);
+        Lab::router(&self.head, HEAD, GATEWAY, more)
+    }
+
+    /// Who sends over a cable leaves checksums to hardware that isn't there, and the receiver knows; nf-core doesn't.
+    pub fn checksums(namespaces: &[&Namespace]) {
+        for namespace in namespaces {
             namespace.sh("for i in wan lan; do [ ! -e /sys/class/net/$i ] || ethtool -K $i tx off > /dev/null; done");
         }
-        self.head.sh("for i in wan lan; do
+    }
+
+    /// As [`Lab::nf_core_as_host`], in any namespace with a `wan` and a `lan`, with these addresses there; `more` may begin
+    /// with fields of the protected port.
+    pub fn router(namespace: &Namespace, outside: &str, gateway: &str, more: &str) -> Daemon {
+        namespace.sh("for i in wan lan; do
                ip addr flush dev $i
                sysctl -qw net.ipv6.conf.$i.disable_ipv6=1 net.ipv4.conf.$i.arp_ignore=1 net.ipv4.conf.$i.rp_filter=1
              done");
@@ -159,7 +182,7 @@ role = "unprotected"
 [[port]]
 name = "net_af_packet1"
 role = "protected"
-mtu = 1400
+{more}
 [[port]]
 name = "net_tap0"
 role = "exception"
@@ -169,15 +192,52 @@ name = "net_tap1"
 role = "exception"
 for = "net_af_packet1"
 [[local]]
-address = "{HEAD}"
-{more}"#
+address = "{outside}"
+"#
         );
-        let daemon = Daemon::start_by(&mut self.head.command(nf_core()), &config);
-        self.head.sh(&format!(
-            "ip addr add {HEAD}/24 dev wan-host; ip addr add {GATEWAY}/24 dev lan-host; ip addr add 2001:db8:2::1/64 dev lan-host nodad
+        let daemon = Daemon::start_by(&mut namespace.command(nf_core()), &config);
+        namespace.sh(&format!(
+            "ip addr add {outside}/24 dev wan-host; ip addr add {gateway}/24 dev lan-host
              ip link set wan-host up; ip link set lan-host up"
         ));
         daemon
+    }
+
+    /// Lets the inside host send to the branch by nf-core, as its router; gives what nf-core's configuration has to say of
+    /// the way there.
+    pub fn route_to_branch(&self) -> String {
+        let mac = |namespace: &Namespace, interface: &str| {
+            namespace.sh(&format!("cat /sys/class/net/{interface}/address")).trim().to_owned()
+        };
+        self.inside.sh(&format!(
+            "ip neigh add {GATEWAY} lladdr {} dev lan nud permanent; ip route add {BRANCH} via {GATEWAY} dev lan",
+            mac(&self.head, "lan")
+        ));
+        format!(
+            r#"
+[[route]]
+dst = "10.10.1.0/24"
+port = "net_af_packet0"
+[[route]]
+dst = "{BRANCH}"
+via = "{PEER}"
+port = "net_af_packet0"
+[[neighbour]]
+address = "{PEER}"
+mac = "{}"
+port = "net_af_packet0"
+[[policy]]
+dst = ["{BRANCH}"]
+action = "protect"
+peer = "branch"
+"#,
+            mac(&self.peer, "wan")
+        )
+    }
+
+    /// Pings from the inside host to the branch.
+    pub fn ping_outwards(&self, interval: Duration) -> Ping {
+        Ping::start(&self.inside, INSIDE, BRANCH, interval)
     }
 
     /// Kills nf-core, if it still runs, and starts it anew.

@@ -87,6 +87,7 @@ impl Path<'_> {
             remote: self.remote,
             udp_encap: self.nat.any(),
             replaces: None,
+            role,
         });
         NewChild { child, up }
     }
