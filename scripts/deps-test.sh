@@ -14,6 +14,8 @@ fi
 packages="dpdk lua5.4"
 # What metrics are checked with.
 packages="$packages python3-prometheus-client"
+# What the package is built with.
+packages="$packages dpkg-dev"
 # Peers and eyes for the tests in network namespaces.
 packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"

@@ -1,18 +1,20 @@
 #!/bin/sh
 # Builds the Debian package of nf-core and nf-ctl.
-# Usage: package.sh [--bin DIRECTORY] [--version VERSION] [OUT]; the package's name is the last line of the output.
+# Usage: package.sh [--bin DIRECTORY] [--version VERSION] [--fast] [OUT]; the package's name is the last line of the output.
 #
-# --bin takes programs that are built already. Without it, they are built optimised.
+# --bin takes programs that are built already. Without it, they are built optimised. --fast spares the time to compress well.
 set -eu
 
 cd "$(dirname "$0")/.."
 bin=
+compression=
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"$/\1/p' Cargo.toml)-1
 out=target/package
 while [ $# -gt 0 ]; do
 	case $1 in
 	--bin) bin=$2 && shift ;;
 	--version) version=$2 && shift ;;
+	--fast) compression="-Zgzip -z1" ;;
 	*) out=$1 ;;
 	esac
 	shift
@@ -86,5 +88,6 @@ done
 chmod 644 "$root/DEBIAN/control" "$root/DEBIAN/conffiles" "$root/DEBIAN/md5sums"
 
 package=$out/nf-core_${version}_$arch.deb
-dpkg-deb --root-owner-group --build "$root" "$package" >/dev/null
+# shellcheck disable=SC2086  # a list of words
+dpkg-deb --root-owner-group $compression --build "$root" "$package" >/dev/null
 echo "$package"

@@ -23,8 +23,8 @@ if [ "${NF_PACKAGE_STAGE:-}" = "" ]; then
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
 	bin=$(cd "$1" && pwd)
-	old=$(scripts/package.sh --bin "$bin" --version 0.0.9-1 "$work/packages" | tail -n 1)
-	new=$(scripts/package.sh --bin "$bin" --version 0.1.0-1 "$work/packages" | tail -n 1)
+	old=$(scripts/package.sh --fast --bin "$bin" --version 0.0.9-1 "$work/packages" | tail -n 1)
+	new=$(scripts/package.sh --fast --bin "$bin" --version 0.1.0-1 "$work/packages" | tail -n 1)
 	mkdir "$work/mnt"
 	NF_PACKAGE_STAGE=overlay NF_WORK=$work NF_OLD=$old NF_NEW=$new unshare --mount --pid --fork "$0"
 	exit
@@ -50,6 +50,8 @@ fi
 # From here on: inside.
 export DEBIAN_FRONTEND=noninteractive NF_LOG=info
 cd /
+# The index of manual pages takes minutes, and nothing here asks for it.
+rm -f /var/lib/man-db/auto-update
 
 echo "package: install"
 dpkg -i "$NF_OLD" >/dev/null || fail "it can't be installed"

@@ -32,20 +32,22 @@ struct private_ipsec_t {
 	control_t *control;
 	/** For the watcher: events. */
 	control_t *events;
-	/** Inbound SAs and reserved SPIs, entry_t; protected by the mutex. */
+	/** SAs and reserved SPIs, entry_t; protected by the mutex. */
 	hashtable_t *entries;
 	mutex_t *mutex;
 	/** Tells SAs apart that have the same SPI one after the other. */
 	u_int next_serial;
 };
 
-/** An inbound SA of ours, or a reserved SPI. */
+/** An SA, or a reserved SPI. */
 struct entry_t {
 	/** In network order, as charon has it. */
 	uint32_t spi;
 	host_t *dst;
 	/** FALSE: reserved. */
 	bool installed;
+	/** The peer's SPI at the peer's address. */
+	bool outbound;
 	u_int serial;
 };
 
@@ -85,7 +87,7 @@ static void expiry_destroy(expiry_t *this)
 }
 
 /** Notes an SPI that is reserved, or an SA; gives its serial number. */
-static u_int note(private_ipsec_t *this, uint32_t spi, host_t *dst, bool installed)
+static u_int note(private_ipsec_t *this, uint32_t spi, host_t *dst, bool installed, bool outbound)
 {
 	entry_t *entry, *old;
 	u_int serial;
@@ -94,6 +96,7 @@ static u_int note(private_ipsec_t *this, uint32_t spi, host_t *dst, bool install
 		.spi = spi,
 		.dst = dst->clone(dst),
 		.installed = installed,
+		.outbound = outbound,
 	);
 	this->mutex->lock(this->mutex);
 	serial = entry->serial = this->next_serial++;
@@ -117,7 +120,7 @@ static entry_t *noted(private_ipsec_t *this, uint32_t spi, host_t *dst)
 	return this->entries->get(this->entries, &key);
 }
 
-/** Takes the note of an SPI away and gives it; NULL if there is none: an outbound SA. */
+/** Takes the note of an SPI away and gives it; NULL if there is none. */
 static entry_t *forget(private_ipsec_t *this, uint32_t spi, host_t *dst)
 {
 	entry_t key = {
@@ -162,7 +165,7 @@ METHOD(kernel_ipsec_t, get_spi, status_t,
 		json_object_object_get_ex(answer, "spi", &number))
 	{
 		*spi = htonl(json_object_get_int64(number));
-		note(this, *spi, dst, FALSE);
+		note(this, *spi, dst, FALSE, FALSE);
 		status = SUCCESS;
 	}
 	json_object_put(answer);
@@ -221,10 +224,6 @@ METHOD(kernel_ipsec_t, add_sa, status_t,
 	chunk_t line;
 	u_int serial;
 
-	if (!data->inbound)
-	{
-		return SUCCESS;
-	}
 	if (!sa_request(id, data, &line))
 	{
 		return FAILED;
@@ -235,9 +234,13 @@ METHOD(kernel_ipsec_t, add_sa, status_t,
 	{
 		return FAILED;
 	}
-	serial = note(this, id->spi, id->dst, TRUE);
-	schedule_expiry(this, id, serial, lifetime->time.rekey, FALSE);
-	schedule_expiry(this, id, serial, lifetime->time.life, TRUE);
+	serial = note(this, id->spi, id->dst, TRUE, !data->inbound);
+	/* one half's time is enough: the halves of a CHILD_SA end together */
+	if (data->inbound)
+	{
+		schedule_expiry(this, id, serial, lifetime->time.rekey, FALSE);
+		schedule_expiry(this, id, serial, lifetime->time.life, TRUE);
+	}
 	return SUCCESS;
 }
 
@@ -245,13 +248,19 @@ METHOD(kernel_ipsec_t, update_sa, status_t,
 	private_ipsec_t *this, kernel_ipsec_sa_id_t *id, kernel_ipsec_update_sa_t *data)
 {
 	entry_t *entry;
+	bool known, outbound;
 
 	this->mutex->lock(this->mutex);
 	entry = noted(this, id->spi, id->dst);
+	known = entry != NULL;
+	outbound = entry && entry->outbound;
 	this->mutex->unlock(this->mutex);
 	/* nf-core takes an SA's packets from any source, in UDP and without. For another address of ours the SA would have to
-	 * be installed anew, with an empty replay window: charon makes a new one instead if told that this can't be done. */
-	if (!entry || id->dst->ip_equals(id->dst, data->new_dst))
+	 * be installed anew, with an empty replay window, and for another one of the peer's with used sequence numbers: charon
+	 * makes a new one instead if told that this can't be done. */
+	if (!known || (!outbound && id->dst->ip_equals(id->dst, data->new_dst)) ||
+		(outbound && id->dst->equals(id->dst, data->new_dst) && id->src->ip_equals(id->src, data->new_src) &&
+		 data->encap == data->new_encap))
 	{
 		return SUCCESS;
 	}
@@ -398,7 +407,8 @@ static void replace_lost(private_ipsec_t *this)
 	enumerator = this->entries->create_enumerator(this->entries);
 	while (enumerator->enumerate(enumerator, NULL, &entry))
 	{
-		if (entry->installed)
+		/* both halves are lost together, and rekeyed together */
+		if (entry->installed && !entry->outbound)
 		{
 			INIT(expiry,
 				.ipsec = this,

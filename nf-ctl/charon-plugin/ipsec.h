@@ -7,10 +7,9 @@
 #include <kernel/kernel_ipsec.h>
 
 /**
- * Makes a kernel_ipsec_t by which charon allocates SPIs at nf-core and installs the inbound half of each CHILD_SA there.
+ * Makes a kernel_ipsec_t by which charon allocates SPIs at nf-core and installs both halves of each CHILD_SA there.
  *
- * What nf-core doesn't do is accepted and left undone: it has no egress, so outbound SAs stay in charon alone, and no
- * policies, as an SA's selectors go with it.
+ * What nf-core doesn't do is accepted and left undone: it has no policies of charon's, as an SA's selectors go with it.
  */
 kernel_ipsec_t *nf_core_ipsec_create();
 

@@ -200,7 +200,16 @@ bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, chunk_t *
 		put(&writer, ",");
 		complete = put_selectors(&writer, "dst", data->dst_ts);
 	}
-	put(&writer, "}}}");
+	put(&writer, "}");
+	if (!data->inbound)
+	{
+		put(&writer, ",\"direction\":\"out\"");
+		if (data->encap)
+		{
+			put(&writer, ",\"peer_port\":%u", id->dst->get_port(id->dst));
+		}
+	}
+	put(&writer, "}}");
 	*line = chunk_create((u_char*)writer.text, writer.len);
 	if (complete && writer.len < writer.room)
 	{

@@ -1,5 +1,5 @@
 /*
- * A CHILD_SA's inbound half in nf-core's words.
+ * A half of a CHILD_SA in nf-core's words.
  */
 #ifndef NF_CORE_SA_REQUEST_H_
 #define NF_CORE_SA_REQUEST_H_

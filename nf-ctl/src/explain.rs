@@ -90,7 +90,8 @@ mod tests {
         assert_eq!(indices("4"), [4]);
         assert_eq!(indices("in_us_v4_pkt_sa_not_found_spi"), [4]);
         assert_eq!(indices("ANTI_REPLAY"), [19]);
-        assert_eq!(indices("hit_invalid_sa"), [1, 9]);
+        assert_eq!(indices("in_v4_pkt_hit_invalid_sa"), [1]);
+        assert_eq!(indices("not_found_spi"), [4, 7, 12]);
         for reason in DropReason::ALL {
             assert_eq!(indices(&reason.info().index.to_string()), indices(reason.info().name));
         }

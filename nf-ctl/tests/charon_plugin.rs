@@ -248,13 +248,46 @@ fn a_charon_that_was_killed_leaves_the_traffic_alone() {
     drop(ping);
 }
 
-/// What kernel-libipsec can't have as a peer: both charons install into one nf-core.
+/// Pings from the inside host are answered through a tunnel of charon's, and a rekey costs none of the answers.
+#[test]
+#[ignore = "needs root"]
+fn a_tunnel_of_charon_works_both_ways() {
+    let lab = Lab::new();
+    let nf_core = lab.nf_core(&lab.route_to_branch().replace("peer = \"branch\"\n", ""));
+    let (peer, head) = (lab.peer_charon(), lab.head_charon_on(&nf_core));
+    peer.load(&[Connection::new(Side::Peer)]);
+    head.load(&[Connection::new(Side::Head)]);
+    head.initiate("gw");
+    peer.wait_children(1);
+    let ping = lab.ping_outwards(Duration::from_millis(10));
+    for side in [&peer, &head] {
+        for (what, name) in [("--child", "net"), ("--ike", "gw")] {
+            std::thread::sleep(Duration::from_millis(500));
+            side.ok(&["--rekey", what, name]);
+            peer.wait_children(1);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let pinged = ping.stop();
+    // The last one may not have been answered yet.
+    assert!(pinged.sent > 100 && pinged.answered + 1 >= pinged.sent, "{pinged:?}\n{}\n{}", head.log(), nf_core.log());
+    let sas = nf_core.ok(&["sa", "list"]);
+    assert!(sas.lines().any(|line| line.contains(" out 10.10.1.2")), "{sas}");
+    let shown = head.list_sas();
+    let counted = shown.lines().find(|line| line.trim_start().starts_with("out ")).unwrap_or_default();
+    assert!(counted.contains("packets") && !counted.contains(" 0 packets"), "{shown}");
+    head.ok(&["--terminate", "--ike", "gw"]);
+    let gone = || (nf_core.ok(&["--json", "sa", "list"]).trim() == "[]").then_some(());
+    lab::wait_for("the SAs to go", gone, || head.log());
+}
+
+/// What kernel-libipsec can't have as a peer: each charon installs into an nf-core of its own.
 #[test]
 #[ignore = "needs root"]
 fn what_was_negotiated_is_what_nf_core_has() {
     let lab = Lab::new();
-    let nf_core = lab.nf_core("");
-    let (peer, head) = (lab.peer_charon_on(&nf_core), lab.head_charon_on(&nf_core));
+    let (nf_core, far) = (lab.nf_core(""), lab.idle_nf_core());
+    let (peer, head) = (lab.peer_charon_on(&far), lab.head_charon_on(&nf_core));
     for (charon, side) in [(&peer, Side::Peer), (&head, Side::Head)] {
         let connection = Connection::new(side).with(|c| {
             c.esp_proposals = "aes256-sha256-esn".to_owned();

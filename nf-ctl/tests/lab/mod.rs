@@ -91,7 +91,20 @@ impl Lab {
         Charon::start_with(&self.peer, &self.dir.path().join("peer"), &Esp::Libipsec, more)
     }
 
-    /// A charon at the peer whose SAs are an nf-core's: without traffic, as there is no egress.
+    /// An nf-core at the peer that has SAs and no traffic.
+    pub fn idle_nf_core(&self) -> Daemon {
+        let config = r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_null0"]
+idle = "sleep"
+[[port]]
+name = "net_null0"
+role = "unprotected"
+"#;
+        Daemon::start_by(&mut self.peer.command(nf_core()), config)
+    }
+
+    /// A charon at the peer whose SAs are an nf-core's.
     pub fn peer_charon_on(&self, nf_core: &Daemon) -> Charon {
         Charon::start(&self.peer, &self.dir.path().join("peer"), &Esp::NfCore(nf_core.socket()))
     }
