@@ -488,6 +488,10 @@ fn a_changed_file_is_taken_over_as_a_difference_or_not_at_all() {
         for (text, why) in [
             (format!("{second}{many}[eal]\ncores = [0, 1]\nidle = 'sleep'\n"), "[eal] cores, [eal] idle can't change"),
             (format!("{second}{many}{}", sa_table(0x3000, "5a")), "an SA with SPI 0x00003000(12288)"),
+            (
+                second.replace(&sa_table(0x1000, "a5"), &format!("{}encap = 'udp'\n", sa_table(0x1000, "a5"))),
+                "another setting and the key that it had",
+            ),
             (format!("{second}{many}{}", sa_table(0x5000, "zz")), "[[sa]] #18 key: character 1 isn't a hex digit"),
             (
                 format!(

@@ -110,8 +110,8 @@ pub enum ControlError {
     /// The engine refuses the SA's transform.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The outbound SA can't be exchanged.
-    #[error("nothing was changed: the outbound SA with SPI {spi} to {dst} has another setting and the key that it had, for which its sequence numbers may not begin again (RFC 4106 3.1); give it a new SPI and key", spi = .0.spi, dst = .0.dst)]
+    /// An SA can't be exchanged for one with the same keys.
+    #[error("nothing was changed: the SA with SPI {spi} to {dst} has another setting and the key that it had, for which sequence numbers may not begin again (RFC 4303 3.3.3); give it a new key", spi = .0.spi, dst = .0.dst)]
     KeyUsedAgain(SaKey),
     /// What changed can't be taken over while it runs.
     #[error("nothing was changed: {} can't change while nf-core runs; restart it, or take that back", .0.join(", "))]

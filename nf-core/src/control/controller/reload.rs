@@ -242,28 +242,20 @@ impl Controller {
         (change, gone, report)
     }
 
-    /// Makes an SA, without installing it. An inbound one in whose place it comes, and whose keys it has, hands over how far it
-    /// has come: what was accepted once is a replay afterwards, too. An outbound one can't: cores may still count it on.
+    /// Makes an SA, without installing it. One in whose place it comes may not have the same keys: while cores exchange them one
+    /// by one, a packet that was taken on the new one could be replayed on the old one, and a sequence number used on both.
     pub(super) fn make_sa(&mut self, mut params: SaParams) -> Result<StoredSa, ControlError> {
         params.replay_window = params.replay_window.at_least(self.least_window);
         let key = params.key();
         let there = self.sas.get(&order(&key));
-        let before = match there.filter(|stored| stored.params.transform == params.transform).map(|stored| &stored.sa) {
-            None => Progress::default(),
-            Some(InstalledSa::Out(_)) => return Err(ControlError::KeyUsedAgain(key)),
-            Some(InstalledSa::In(_)) if params.direction == Direction::Out => {
-                return Err(ControlError::KeyUsedAgain(key));
-            }
-            Some(InstalledSa::In(sa)) => {
-                let (highest, totals) = (sa.window.highest().unwrap_or_default(), sa.totals());
-                Progress { highest, packets: totals.packets, octets: totals.octets, mark: None }
-            }
-        };
+        if there.is_some_and(|stored| stored.params.transform == params.transform) {
+            return Err(ControlError::KeyUsedAgain(key));
+        }
         if there.is_some_and(|stored| stored.params.direction != params.direction) {
             return Err(ControlError::SaExists(key));
         }
         let kept = self.state.take();
-        let progress = Progress { mark: kept.map(|kept| kept.mark), ..before };
+        let progress = Progress { mark: kept.map(|kept| kept.mark), ..Progress::default() };
         let made = InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
         let sa = made.inspect_err(|_| self.state.abandon(kept))?;
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
