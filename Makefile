@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench bench-quick bench-recovery loom instructions charon-plugin package fuzz deps deps-test build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz deps deps-test build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -11,6 +11,7 @@ test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	$(MAKE) loom instructions
+	scripts/deny.sh
 	scripts/test-as-root.sh
 
 loom:                 ## every interleaving of the shared replay window
@@ -40,8 +41,22 @@ charon-plugin: deps-test ## the plugin by which strongSwan's charon installs its
 package: deps         ## a Debian package with the programs, systemd units, manual pages: target/package
 	scripts/package.sh
 
-fuzz:                 ## every fuzz target for a minute (needs cargo-fuzz)
-	scripts/fuzz.sh
+miri:                 ## the heart of nf-core under Miri (needs a nightly toolchain)
+	scripts/nightly.sh miri
+
+asan:                 ## dpdk-rs, the crate with unsafe code, under AddressSanitizer (needs a nightly toolchain)
+	scripts/nightly.sh asan
+
+deny:                 ## licences, duplicates, sources and advisories of the dependencies
+	scripts/deny.sh
+
+HOURS ?= 1
+soak:                 ## SAs that come and go under traffic, for HOURS; memory, files and packet buffers stay as they are
+	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test -p nf-ctl --test daemon soak -- --nocapture
+
+MINUTES ?= 1
+fuzz:                 ## every fuzz target for MINUTES (needs cargo-fuzz)
+	FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) scripts/fuzz.sh
 
 deps:                 ## install the Debian packages that building needs
 	scripts/deps.sh
@@ -52,6 +67,7 @@ deps-test:            ## and those that testing needs
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p nf-core --no-default-features --features instructions --all-targets -- -D warnings
 

@@ -39,6 +39,7 @@ pub mod packet;
 pub mod plugin;
 pub mod policy;
 pub mod prefix;
+pub mod process;
 pub mod route;
 #[cfg(feature = "dpdk")]
 pub mod runtime;

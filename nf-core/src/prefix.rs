@@ -125,10 +125,10 @@ impl From<Prefix> for String {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BadPrefix {
     /// It isn't an address with a length.
-    #[error("`{0}` isn't a network; one looks like 10.0.0.0/8, 2001:db8::/32 or 10.1.1.1")]
+    #[error("{} isn't a network; one looks like 10.0.0.0/8, 2001:db8::/32 or 10.1.1.1", crate::sa::spec::Quoted(.0))]
     Syntax(String),
     /// Bits behind the length are set.
-    #[error("`{given}` has bits set behind its length; the network is {network}")]
+    #[error("{} has bits set behind its length; the network is {network}", crate::sa::spec::Quoted(.given))]
     HostBits {
         /// What was given.
         given: String,

@@ -118,6 +118,40 @@ fn sas_come_and_go() {
     });
 }
 
+/// A core that hangs costs the change two seconds and an error that names it; once it goes on, so does everything.
+#[test]
+fn a_core_that_hangs_is_named_and_recovers() {
+    let mut nf = Nf::new("", 2);
+    let mut peer = Peer::new(SPI.0);
+    // Core 0 works, core 1 doesn't.
+    let Nf { controller, cores, .. } = &mut nf;
+    let (working, hanging) = cores.split_at_mut(1);
+    let done = AtomicBool::new(false);
+    let (added, listed) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                working[0].poll_commands();
+                std::thread::yield_now();
+            }
+        });
+        let added = controller.add_sa(peer.params());
+        let listed = controller.sas().len();
+        done.store(true, Ordering::Relaxed);
+        (added, listed)
+    });
+    let error = added.unwrap_err().to_string();
+    assert!(error.starts_with("core 1 has not applied the change within 2 s"), "{error}");
+    assert_eq!(listed, 1, "it is on its way");
+    hanging[0].poll_commands();
+    for core in [0, 1] {
+        let packet = peer.next();
+        nf.receive_burst(core, &[&packet]);
+    }
+    assert_eq!(nf.output.len(), 2);
+    nf.control(|controller| controller.delete_sa(SPI, None, None)).unwrap();
+    assert!(nf.counters().is_conserved());
+}
+
 #[test]
 fn a_bad_sa_is_refused_by_field_and_shows_no_key() {
     with_daemon(Nf::new("", 1), |socket| {

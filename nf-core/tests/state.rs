@@ -128,7 +128,7 @@ fn a_killed_nf_core_comes_back_with_its_sas_and_takes_nothing_twice() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Whatever comes in whatever order on whatever core, and whenever nf-core is killed: no number is taken twice, and
     /// one that is higher than all before is taken.
@@ -390,6 +390,40 @@ fn the_state_is_kept_safely_or_not_at_all() {
     assert!(home.open().is_ok());
     let full = Keeper::open(&config, usize::MAX >> 8, dpdk_rs::map_words).err().unwrap().to_string();
     assert!(full.contains("lower [sad] capacity"), "{full}");
+}
+
+/// A tmpfs that is full costs the state, not the traffic, and what is written once there is room is what is there then.
+#[test]
+fn a_state_that_cannot_be_written_is_written_later() {
+    let home = Home::new();
+    let mut peer = Peer::new(0x1111_1111);
+    let (mut nf, _) = home.start("", 1);
+    add(&mut nf, &peer, &json!({}));
+    // What the file is written as first can't be made: something is in the way that can't be removed.
+    let obstacle = home.dir.path().join("run/state.new");
+    fs::create_dir_all(obstacle.join("inside")).unwrap();
+    let other = Peer::new(0x2222_2222);
+    nf.control(|controller| controller.add_sa(other.params())).unwrap();
+    assert!(!nf.controller.is_state_written());
+    let packet = peer.next();
+    nf.receive([packet.as_slice()]);
+    assert_eq!(numbers(&mut nf), [1]);
+    // Killed now, the SA that was written is there, and behind what it has taken since.
+    drop(nf);
+    fs::remove_dir_all(&obstacle).unwrap();
+    let (mut nf, restored) = home.start("", 1);
+    assert_eq!(restored, 1);
+    nf.receive([packet.as_slice()]);
+    assert_eq!(numbers(&mut nf), Vec::<u64>::new());
+    // Where not even the first write succeeds, the state of before is out of the way: it would be out of date.
+    drop(nf);
+    fs::create_dir_all(obstacle.join("inside")).unwrap();
+    let (nf, restored) = home.start("", 1);
+    assert_eq!(restored, 1);
+    assert!(!home.file().exists());
+    drop(nf);
+    fs::remove_dir_all(&obstacle).unwrap();
+    assert_eq!(home.start("", 1).1, 0);
 }
 
 /// The default place of the key.

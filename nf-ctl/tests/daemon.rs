@@ -91,8 +91,9 @@ fn a_kill_costs_no_sa_and_lets_no_replay_in() {
 
     daemon.kill();
     beginning(&fixture("v4-tunnel-gcm128.pcap"), 12, &capture);
+    let mut program = Command::new(nf_core());
     let killed = std::time::Instant::now();
-    daemon.restart_by(&mut Command::new(nf_core()));
+    daemon.restart_by(&mut program);
     daemon.wait("new packets", |daemon| sent(daemon) > 0);
     eprintln!("from SIGKILL to the first packet, with nf-ctl looking: {} ms", killed.elapsed().as_millis());
     daemon.wait("replays", |daemon| daemon.dropped(19) > 1000);
@@ -111,6 +112,192 @@ fn a_kill_costs_no_sa_and_lets_no_replay_in() {
     assert!(daemon.stop().0.success());
     assert_eq!(fs::read_dir(memory.path().join("run")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(memory.path().join("key")).unwrap().count(), 0);
+}
+
+/// Keys that can be told from everything else are given to the programs in every way that there is. Nothing that they show,
+/// log or write has a piece of one in it, whether it was right or wrong.
+#[test]
+fn no_secret_is_in_anything_that_is_shown() {
+    // Of 20 octets; and of a wrong length; in the place of a number, of a name.
+    let marker = "c37a915ed826b40fc37a915ed826b40fc37a915e";
+    let memory = tempfile::Builder::new().prefix("nf-secret-").tempdir_in("/dev/shm").unwrap();
+    let here = memory.path().display();
+    let tables = format!(
+        "[state]\nfile = \"{here}/run/state\"\nkey = \"{here}/key\"\n\
+         [snapshot]\ndirectory = \"{here}/snapshots\"\n\
+         [[event]]\nname = \"replays\"\non = \"replay\"\nsnapshot = true\n\
+         [[sa]]\nspi = 4097\nsrc = \"10.1.1.9\"\ndst = \"10.10.1.2\"\nmode = \"tunnel\"\nalg = \"aes-gcm-16\"\nkey = \"{marker}\"\n"
+    );
+    let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), &tables));
+    let fixture: Value = serde_json::from_str(&fs::read_to_string(fixture("v4-tunnel-gcm128.json")).unwrap()).unwrap();
+    let sa = &fixture["sas"][0];
+    let key = sa["key"].as_str().unwrap().to_owned();
+    let file = daemon.dir.path().join("sa.json");
+    let mut shown = Vec::new();
+    let mut run = |daemon: &Daemon, args: &[&str]| {
+        let output = daemon.ctl(args);
+        shown.push(format!("{args:?}"));
+        shown.push(String::from_utf8_lossy(&output.stdout).into_owned());
+        shown.push(String::from_utf8_lossy(&output.stderr).into_owned());
+        output.status.success()
+    };
+    let mut add = |daemon: &Daemon, sa: &Value| {
+        fs::write(&file, sa.to_string()).unwrap();
+        let added = run(daemon, &["sa", "add", "--file", file.to_str().unwrap()]);
+        fs::remove_file(&file).unwrap();
+        added
+    };
+    assert!(add(&daemon, sa));
+    let changed = |field: &str, value: Value| {
+        let mut sa = sa.clone();
+        sa["spi"] = 4098.into();
+        sa[field] = value;
+        sa
+    };
+    for (field, value) in [
+        ("key", marker[..30].into()),
+        ("key", format!("{marker}g").into()),
+        ("alg", marker.into()),
+        ("spi", marker.into()),
+        ("auth", marker.into()),
+        ("auth_key", marker.into()),
+        ("mode", marker.into()),
+        (marker, 1.into()),
+        ("lifetime", marker.into()),
+        ("selectors", marker.into()),
+    ] {
+        assert!(!add(&daemon, &changed(field, value)), "{field}");
+    }
+    daemon.wait("replays", |daemon| daemon.dropped(19) > 1000);
+    daemon.wait("a snapshot", |_| {
+        fs::read_dir(memory.path().join("snapshots")).is_ok_and(|mut dir| dir.next().is_some())
+    });
+    for args in [
+        &["sa", "list"][..],
+        &["sa", "show", "4097"],
+        &["show", "status"],
+        &["show", "counters"],
+        &["show", "invalid-spi"],
+        &["show", "crypto", "ipsec", "sa"],
+        &["plugin", "list"],
+        &["event", "list"],
+        &["event", "history"],
+        &["sa", "del", "4097"],
+        &["sa", "del", "4097"],
+    ] {
+        run(&daemon, args);
+        run(&daemon, &[&["--json"], args].concat());
+    }
+    daemon.kill();
+    daemon.restart_by(&mut Command::new(nf_core()));
+    run(&daemon, &["--json", "sa", "list"]);
+    shown.push(daemon.log());
+
+    // What the programs have written, the configuration apart.
+    let mut directories = vec![daemon.dir.path().to_owned(), memory.path().to_owned()];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.is_file() && !path.ends_with("nf.toml") {
+                files += 1;
+                shown.push(String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned());
+                let raw = fs::read(&path).unwrap();
+                for key in [marker, &key] {
+                    let octets: Vec<u8> =
+                        (0..8).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap()).collect();
+                    assert!(!raw.windows(8).any(|window| window == octets), "{}", path.display());
+                }
+            }
+        }
+    }
+    assert!(files >= 4, "{files} files");
+    for text in &shown {
+        for key in [marker, &key] {
+            assert!(!text.to_lowercase().contains(&key[..12]), "{text}");
+        }
+    }
+    assert!(daemon.stop().0.success());
+}
+
+/// How long the soak test lasts: `make soak HOURS=n`.
+fn soak_time() -> std::time::Duration {
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    std::time::Duration::from_secs(seconds.unwrap_or(20))
+}
+
+/// Octets of memory that the process has, and how many files it has open.
+fn possessions(pid: u32) -> (u64, Option<usize>) {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (pages * 4096, fs::read_dir(format!("/proc/{pid}/fd")).ok().map(Iterator::count))
+}
+
+/// SAs come and go under traffic, clients too, with few packet buffers: at the end the process has what it had after the
+/// first fifth of the time, and traffic flows.
+#[test]
+fn soak() {
+    use nf_core::control::client::Client;
+    use nf_core::control::proto::{Request, Reserved, SaName};
+
+    let memory = tempfile::Builder::new().prefix("nf-soak-").tempdir_in("/dev/shm").unwrap();
+    let here = memory.path().display();
+    let tables = format!(
+        "[sad]\ndeleted_memory_s = 1\nlarval_age_ms = 50\n[state]\nfile = \"{here}/run/state\"\nkey = \"{here}/key\"\n"
+    );
+    let config = looping(&fixture("v4-tunnel-gcm128.pcap"), &tables).replace("idle =", "mbufs = 2048\nidle =");
+    let daemon = Daemon::start(&config);
+    let fixture: Value = serde_json::from_str(&fs::read_to_string(fixture("v4-tunnel-gcm128.json")).unwrap()).unwrap();
+    let mut spec = fixture["sas"][0].clone();
+    spec["replay_window"] = 0.into();
+    let spi = spec["spi"].as_u64().unwrap() as u32;
+    let (pid, started, time) = (daemon.child.id(), std::time::Instant::now(), soak_time());
+    let mut early = None;
+    let (mut rounds, mut packets) = (0u64, 0);
+    while started.elapsed() < time {
+        let mut client = Client::connect(&daemon.socket()).unwrap();
+        let name = |spi: u32| SaName { spi: nf_core::types::Spi(spi), dst: None, src: None };
+        // The SA of the traffic: reserved, so that packets are held; then there; then gone.
+        let dst = "10.10.1.2".parse().unwrap();
+        let reserved = Request::SaReserve { dst, src: None, spi: Some(nf_core::types::Spi(spi)), lifetime_s: 30 };
+        client.call::<Reserved>(&reserved).unwrap();
+        let add = |client: &mut Client, spec: &Value| {
+            let sa = serde_json::from_value(spec.clone()).unwrap();
+            client.call::<()>(&Request::SaAdd { sa }).unwrap();
+        };
+        add(&mut client, &spec);
+        for other in 0..20 {
+            let mut spec = spec.clone();
+            spec["spi"] = (0x10_0000 + (rounds as u32 * 20 + other) % 1000).into();
+            add(&mut client, &spec);
+            client.call::<()>(&Request::SaDel { sa: name(spec["spi"].as_u64().unwrap() as u32) }).unwrap();
+        }
+        let counters: Value = client.call(&Request::Counters {}).unwrap();
+        packets = counters["tx"]["packets"].as_u64().unwrap();
+        client.call::<()>(&Request::SaDel { sa: name(spi) }).unwrap();
+        rounds += 1;
+        // What is deleted is remembered for a second, and counts; so at most a thousand are.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if early.is_none() && started.elapsed() > time / 5 {
+            early = Some(possessions(pid));
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let (early, late) = (early.unwrap(), possessions(pid));
+    let status: Value = serde_json::from_str(&daemon.ok(&["--json", "show", "status"])).unwrap();
+    eprintln!("soak: {rounds} rounds, {packets} packets, at first {early:?}, at last {late:?} octets and files");
+    assert!(packets > 10_000 && rounds > 2, "{packets} packets in {rounds} rounds");
+    assert!(late.0 <= early.0 + (4 << 20), "memory grew from {} to {} octets", early.0, late.0);
+    match (early.1, late.1) {
+        (Some(early), Some(late)) => assert!(late <= early + 2, "open files grew from {early} to {late}"),
+        _ => eprintln!("NOT RUN: counting open files: only root may look at a process that keeps its memory private"),
+    }
+    // Few buffers, and none is missing: a leak of one in ten thousand packets would have used them up.
+    assert_eq!(status["ports"][0]["rx_no_buffer"], 0, "{status}");
+    assert_eq!(fs::read_dir(memory.path().join("run")).unwrap().count(), 3, "state, marks, lock");
+    assert!(daemon.stop().0.success());
 }
 
 #[test]

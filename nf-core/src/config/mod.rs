@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::control::access::Access;
 use crate::crypto::EngineChoice;
@@ -447,7 +448,8 @@ impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let error = |message: String| ConfigError { file: path.to_owned(), excerpt: None, message };
-        let octets = std::fs::read(path).map_err(|e| {
+        // It may have keys in it.
+        let octets = std::fs::read(path).map(Zeroizing::new).map_err(|e| {
             error(match e.kind() {
                 std::io::ErrorKind::NotFound => "there is no such file; name one with --config".to_owned(),
                 std::io::ErrorKind::PermissionDenied => {
@@ -457,17 +459,17 @@ impl Config {
                 _ => format!("can't be read: {e}"),
             })
         })?;
-        let text = String::from_utf8(octets).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
+        let text = std::str::from_utf8(&octets).map_err(|e| {
+            let at = e.valid_up_to();
             // Each octet that isn't text becomes one character at least: those before stay where they are.
-            let text = String::from_utf8_lossy(e.as_bytes());
+            let text = Zeroizing::new(String::from_utf8_lossy(&octets).into_owned());
             ConfigError {
                 file: path.to_owned(),
                 excerpt: Some(Excerpt::of(&text, at..at + 1)),
                 message: "holds octets that aren't UTF-8 text".to_owned(),
             }
         })?;
-        Config::parse(&text, path)
+        Config::parse(text, path)
     }
 
     /// Checks a text; `file` is for messages.

@@ -27,6 +27,7 @@ use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
 use crate::notify::Syslog;
 use crate::plugin::Registry;
+use crate::process;
 use crate::state::{Keeper, Opened};
 use crate::systemd::Supervisor;
 use crate::types::PortIndex;
@@ -100,8 +101,13 @@ impl Platform for Dpdk {
 /// # Errors
 /// Whatever keeps it from starting; nothing stays behind then.
 pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
+    // Before the first key is read.
+    let dumps = process::forbid_core_dumps();
     let config = Config::load(path)?;
     log::init(&config.notify)?;
+    if let Err(error) = dumps {
+        tracing::warn!("core dumps can't be switched off ({error}): one of this process would hold keys");
+    }
     if !config.ports.iter().any(|port| port.role == PortRole::Unprotected) {
         let problem =
             format!("{}: there is no [[port]] with role = \"unprotected\", so no packet could come in", path.display());

@@ -36,6 +36,19 @@ impl FieldError {
     }
 }
 
+/// What somebody has written, for a message: not if it may be a key that has come into the wrong field.
+pub(crate) struct Quoted<'t>(pub &'t str);
+
+/// No address, name or number of ours has so many hex digits in a row, and no key has fewer.
+const KEY_LIKE: usize = 16;
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_key_like = self.0.split(|c: char| !c.is_ascii_hexdigit()).any(|run| run.len() >= KEY_LIKE);
+        if is_key_like { f.write_str("what looks like a key") } else { write!(f, "`{}`", self.0) }
+    }
+}
+
 /// The longest name of a peer, in octets.
 const MAX_PEER: usize = 255;
 
@@ -160,7 +173,7 @@ impl Secret {
     fn decode(&self, field: &'static str) -> Result<Zeroizing<Vec<u8>>, FieldError> {
         let text = self.0.trim();
         let text = text.strip_prefix("0x").unwrap_or(text);
-        hex::decode(text).map(Zeroizing::new).map_err(|error| match error {
+        unhex(text).map_err(|error| match error {
             hex::FromHexError::InvalidHexCharacter { index, .. } => {
                 FieldError::new(field, format_args!("character {} isn't a hex digit", index + 1))
             }
@@ -169,6 +182,13 @@ impl Secret {
             }
         })
     }
+}
+
+/// Decodes hex into memory that is set aside at once: a vector that grows leaves the key's beginning behind.
+pub fn unhex(text: &str) -> Result<Zeroizing<Vec<u8>>, hex::FromHexError> {
+    let mut octets = Zeroizing::new(vec![0; text.len() / 2]);
+    hex::decode_to_slice(text, &mut octets)?;
+    Ok(octets)
 }
 
 impl fmt::Debug for Secret {
@@ -239,7 +259,7 @@ macro_rules! names {
                     $($name => Ok($type::$variant),)*
                     _ => {
                         let names = [$($name),*].join("`, `");
-                        Err(FieldError::new($field, format_args!("`{name}` isn't one of `{names}`")))
+                        Err(FieldError::new($field, format_args!("{} isn't one of `{names}`", $crate::sa::spec::Quoted(name))))
                     }
                 }
             }
@@ -407,7 +427,7 @@ impl SaSpec {
     }
 
     fn spi(&self) -> Result<Spi, FieldError> {
-        let number = |_| format!("`{}` isn't a number of 32 bits, decimal or with 0x in hex", self.spi);
+        let number = |_| format!("{} isn't a number of 32 bits, decimal or with 0x in hex", Quoted(&self.spi));
         let spi: Spi = self.spi.parse().map_err(number).map_err(|message| FieldError::new("spi", message))?;
         if spi.is_assignable() {
             return Ok(spi);
@@ -446,7 +466,7 @@ impl SaSpec {
 }
 
 pub(crate) fn address(field: &'static str, text: &str) -> Result<IpAddr, FieldError> {
-    text.parse().map_err(|_| FieldError::new(field, format_args!("`{text}` isn't an IP address")))
+    text.parse().map_err(|_| FieldError::new(field, format_args!("{} isn't an IP address", Quoted(text))))
 }
 
 pub(crate) fn prefixes(field: &'static str, list: &[String]) -> Result<Vec<Prefix>, FieldError> {
@@ -590,6 +610,18 @@ mod tests {
         assert!(!shown.contains("a1b2"), "{shown}");
         let number = spec(|sa| sa["key"] = 12_345_678.into()).unwrap_err().to_string();
         assert!(!number.contains("12345678"), "{number}");
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_field_is_not_shown() {
+        let secret = "a1b2c3d4".repeat(5);
+        for field in ["spi", "src", "dst", "mode", "alg", "encap", "auth"] {
+            let shown = refusal(|sa| sa[field] = secret.clone().into());
+            assert!(shown.contains(field) && !shown.contains("a1b2"), "{shown}");
+        }
+        let shown = refusal(|sa| sa["selectors"] = serde_json::json!({"src": [secret]}));
+        assert!(shown.starts_with("selectors.src: what looks like a key isn't a network"), "{shown}");
+        assert_eq!(refusal(|sa| sa["mode"] = "tunel".into()), "mode: `tunel` isn't one of `tunnel`, `transport`");
     }
 
     #[test]

@@ -245,6 +245,55 @@ fn initial_contact_heals_a_peer_that_kept_what_we_lost() {
     net.assert_mirrored();
 }
 
+/// A side is killed and started anew.
+fn restart(net: &mut Net, side: usize, seed: u64) {
+    let address = ["10.0.0.1", "10.0.0.2"][side];
+    let mut fresh = support::Peer::new(address, seed, support::config(seed), net.now);
+    fresh.endpoint.add_connection(support::connection(side)).unwrap();
+    net.peers[side] = fresh;
+}
+
+/// Killed after any datagram of the first exchanges, of a rekey or of a deletion, and started anew: INITIAL_CONTACT heals it.
+#[test]
+fn an_end_at_any_step_is_healed_by_the_next_beginning() {
+    for (what, steps) in (0..4).flat_map(|what| (0..10).map(move |steps| (what, steps))) {
+        let seed = 100 * what + steps;
+        let mut net = if what == 0 { Net::pair(seed, |_, _| {}) } else { connected(seed) };
+        let ike = net.peers[A].established().first().copied();
+        let child = net.peers[A].sad.keys().next().map(|spi| ChildSpi(*spi));
+        let endpoint = &mut net.peers[A].endpoint;
+        match (what, ike, child) {
+            (1, Some(ike), Some(child)) => drop(endpoint.rekey_child(net.now, ike, child).unwrap()),
+            (2, Some(ike), _) => drop(endpoint.rekey_ike(net.now, ike).unwrap()),
+            (3, Some(ike), Some(child)) => drop(endpoint.delete_child(net.now, ike, vec![child]).unwrap()),
+            _ => drop(endpoint.initiate(net.now, "b", true).unwrap()),
+        }
+        for _ in 0..steps {
+            net.step(net.now + SECOND);
+        }
+        restart(&mut net, A, 7000 + seed);
+        net.connect();
+        net.run_for(300 * SECOND);
+        assert_eq!(net.peers[B].established().len(), 1, "{what}, killed after {steps} steps: {}", net.history(20));
+        net.assert_mirrored();
+    }
+}
+
+#[test]
+fn both_lose_everything_at_once() {
+    for (seed, delay) in [(30, 0), (31, 4), (32, 11), (33, 40)] {
+        let mut net = connected(seed);
+        restart(&mut net, A, 8000 + seed);
+        restart(&mut net, B, 9000 + seed);
+        net.peers[A].endpoint.initiate(net.now, "b", true).unwrap();
+        net.run_for(Duration::from_millis(delay));
+        net.peers[B].endpoint.initiate(net.now, "a", true).unwrap();
+        net.run_for(300 * SECOND);
+        assert!(!net.peers[A].established().is_empty(), "{}", net.history(20));
+        net.assert_mirrored();
+    }
+}
+
 #[test]
 fn without_initial_contact_earlier_ike_sas_stay() {
     let mut net = connected(11);

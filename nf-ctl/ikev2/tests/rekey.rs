@@ -285,3 +285,23 @@ proptest! {
         assert_eq!(net.peers[A].established().len(), 1);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, max_shrink_iters: 20, ..ProptestConfig::default() })]
+
+    /// Up to a fifth of all datagrams is damaged: that is no worse than if they were lost.
+    #[test]
+    fn on_a_line_that_damages(seed in any::<u64>(), damage in 1_u32..=20) {
+        let mut net = Net::pair(seed & 0xffff, short_lives);
+        net.connect();
+        net.run_until(60 * SECOND, "the responder has it as well", traffic_flows);
+        net.weather.damage = damage;
+        run_with_traffic(&mut net, 600 * SECOND);
+        net.weather = Weather::FAIR;
+        net.run_for(100 * SECOND);
+        net.run_until(60 * SECOND, "it comes to rest", |net| net.peers[A].sad.len() == 1 && net.peers[B].sad.len() == 1);
+        net.run_for(2 * SECOND);
+        net.assert_mirrored();
+        assert_eq!(net.peers[A].established().len(), 1);
+    }
+}

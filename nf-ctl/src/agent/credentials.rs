@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use nf_core::sa::spec::unhex;
 use zeroize::Zeroizing;
 
 /// No key or certificate is longer.
@@ -44,9 +45,10 @@ pub fn read_psk(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         octets.pop();
     }
     let key = match octets.strip_prefix(b"0x") {
-        Some(hex) => hex::decode(hex)
-            .map(Zeroizing::new)
-            .map_err(|_| format!("{}: what is behind 0x isn't pairs of hex digits", path.display()))?,
+        Some(hex) => std::str::from_utf8(hex)
+            .ok()
+            .and_then(|hex| unhex(hex).ok())
+            .ok_or_else(|| format!("{}: what is behind 0x isn't pairs of hex digits", path.display()))?,
         None => octets,
     };
     if key.is_empty() { Err(format!("{}: the pre-shared key is empty", path.display())) } else { Ok(key) }

@@ -90,6 +90,10 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
 /// [`AgentError`], if it can't start.
 pub fn run(path: &Path) -> Result<(), AgentError> {
     log();
+    // Before the first key is read.
+    if let Err(error) = nf_core::process::forbid_core_dumps() {
+        tracing::warn!("core dumps can't be switched off ({error}): one of this process would hold keys");
+    }
     let config = Config::load(path)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {

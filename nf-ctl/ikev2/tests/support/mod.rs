@@ -146,15 +146,17 @@ impl Peer {
 pub struct Weather {
     pub loss: u32,
     pub duplicates: u32,
+    /// Datagrams of which an octet is another one when they arrive.
+    pub damage: u32,
     /// The least and the most delay: where they differ much, datagrams overtake each other.
     pub delay: (Duration, Duration),
 }
 
 impl Weather {
     pub const FAIR: Weather =
-        Weather { loss: 0, duplicates: 0, delay: (Duration::from_millis(5), Duration::from_millis(5)) };
+        Weather { loss: 0, duplicates: 0, damage: 0, delay: (Duration::from_millis(5), Duration::from_millis(5)) };
     pub const FOUL: Weather =
-        Weather { loss: 20, duplicates: 20, delay: (Duration::from_millis(1), Duration::from_millis(400)) };
+        Weather { loss: 20, duplicates: 20, damage: 0, delay: (Duration::from_millis(1), Duration::from_millis(400)) };
 }
 
 /// Changes a datagram, drops it (nothing), or makes more of it.
@@ -252,7 +254,12 @@ impl Net {
             let spread = (most - least).as_micros() as u32 + 1;
             let at = self.now + least + Duration::from_micros(self.random(spread).into());
             self.serial += 1;
-            self.in_flight.push((at, self.serial, transmit.clone()));
+            let mut transmit = transmit.clone();
+            if self.random(100) < self.weather.damage {
+                let octet = self.random(transmit.payload.len() as u32) as usize;
+                transmit.payload[octet] ^= 1 << self.random(8);
+            }
+            self.in_flight.push((at, self.serial, transmit));
         }
     }
 

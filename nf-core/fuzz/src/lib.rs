@@ -1,0 +1,4 @@
+//! What has to hold for any octets. A target panics where it doesn't.
+
+pub mod checks;
+pub mod peers;
