@@ -1,7 +1,7 @@
 //! Metrics for Prometheus and its like: OpenMetrics text at a local HTTP address, where `[metrics] listen` asks for it.
 //!
 //! It runs on threads of its own, and asks for what it exposes over the control sockets, as any other client does: no
-//! core hears of it, and the control thread at most once in [`FRESH`], however many ask.
+//! core hears of it, and the control thread at most once a second, however many ask.
 
 mod exposition;
 mod http;
