@@ -244,11 +244,16 @@ impl Controller {
 
     /// Makes an SA, without installing it. One in whose place it comes may not have the same keys: while cores exchange them one
     /// by one, a packet that was taken on the new one could be replayed on the old one, and a sequence number used on both.
+    /// Only where both take replays anyway nothing is lost.
     pub(super) fn make_sa(&mut self, mut params: SaParams) -> Result<StoredSa, ControlError> {
         params.replay_window = params.replay_window.at_least(self.least_window);
         let key = params.key();
         let there = self.sas.get(&order(&key));
-        if there.is_some_and(|stored| stored.params.transform == params.transform) {
+        let takes_replays = |params: &SaParams| params.direction == Direction::In && params.replay_window.get() == 0;
+        let shares = |stored: &StoredSa| {
+            stored.params.transform == params.transform && !(takes_replays(&params) && takes_replays(&stored.params))
+        };
+        if there.is_some_and(shares) {
             return Err(ControlError::KeyUsedAgain(key));
         }
         if there.is_some_and(|stored| stored.params.direction != params.direction) {
