@@ -10,7 +10,7 @@ run: build            ## play a sample capture through nf-core and show what bec
 test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
-	$(MAKE) loom instructions
+	$(MAKE) loom
 	scripts/deny.sh
 	scripts/test-as-root.sh
 
