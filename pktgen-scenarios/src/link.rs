@@ -128,8 +128,8 @@ impl Link {
         // A telemetry socket would keep nf-core from removing it at its end.
         let mut args: Vec<String> = ["--no-huge", "--no-pci", "--no-telemetry"].map(str::to_owned).to_vec();
         args.extend([prefix, vdev(0, &self.wan), vdev(1, &self.lan)]);
-        let ports = "[[port]]\nname = \"net_memif0\"\nrole = \"unprotected\"\nmtu = 9216\n\n\
-                     [[port]]\nname = \"net_memif1\"\nrole = \"protected\"\nmtu = 9216\n";
+        let ports = "[[port]]\nname = \"net_memif0\"\nrole = \"unprotected\"\n\n\
+                     [[port]]\nname = \"net_memif1\"\nrole = \"protected\"\n";
         (args, ports.to_owned())
     }
 

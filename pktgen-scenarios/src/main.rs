@@ -337,6 +337,13 @@ fn play_all(play: &Play, way: Way) -> Result<bool, String> {
     let mut generator = None;
     let mut passed = true;
     for scenario in chosen(&play.name)? {
+        if way == Way::Ports && !scenarios::fits_ethernet(scenario) {
+            eprintln!(
+                "{}: NOT PLAYED: its packets are longer than the MTU of virtual ports; as a capture: pktgen-scenarios run {0}",
+                scenario.name
+            );
+            continue;
+        }
         let outcome = play_one(scenario, play, way, &nf_core, &mut generator)
             .map_err(|error| format!("{}: {error}", scenario.name))?;
         passed &= outcome.passed();
