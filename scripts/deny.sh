@@ -5,7 +5,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-tools=${CARGO_TARGET_DIR:-target}/tools
+tools=${CARGO_TARGET_DIR:-target}/tools/deny
 version=0.20.2
 hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
 
