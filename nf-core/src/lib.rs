@@ -28,6 +28,7 @@ pub mod encap;
 pub mod event;
 pub mod forward;
 pub mod fragment;
+mod hash;
 pub mod holding;
 pub mod hooks;
 pub mod icmp;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 
+use crate::hash::{bits, mix};
 use crate::policy::Selectors;
 use crate::prefix::Prefix;
 use crate::sa::outbound::OutboundSa;
@@ -206,22 +207,10 @@ fn covers(selectors: &Selectors, key: Key) -> bool {
     within(&selectors.src, key.src) && within(&selectors.dst, key.dst)
 }
 
-/// A fold of multiplications. The seed keeps hosts that choose addresses from telling where their entries lie.
 #[inline]
 fn hash(seed: u64, key: Key) -> u64 {
     let lengths = u128::from(key.dst.length()) << 8 | u128::from(key.src.length());
-    [lengths, bits(key.dst.address()), bits(key.src.address())].into_iter().fold(seed, |hash, word| {
-        let mixed = (word ^ u128::from(hash)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-        (mixed >> 64) as u64 ^ mixed as u64
-    })
-}
-
-#[inline]
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
+    [lengths, bits(key.dst.address()), bits(key.src.address())].into_iter().fold(seed, mix)
 }
 
 #[cfg(test)]

@@ -10,32 +10,20 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Nf, Peer};
+use common::{Fixture, Nf, NoPorts, Peer};
 use nf_core::config::Config;
 use nf_core::control::audit::{AuditEntry, Outcome};
 use nf_core::control::client::{Client, ClientError};
 use nf_core::control::controller::Reloaded;
-use nf_core::control::handler::{ConfigFile, Daemon, Platform};
+use nf_core::control::handler::{ConfigFile, Daemon};
 use nf_core::control::proto::{
-    Endpoint, EventKind, EventReport, InvalidSpiEvent, PortReport, Request, Reserved, SaId, SaName, SaReport, Status,
+    Endpoint, EventKind, EventReport, InvalidSpiEvent, Request, Reserved, SaId, SaName, SaReport, Status,
 };
 use nf_core::control::server::ControlServer;
 use nf_core::counters::Report;
 use nf_core::drop::DropReason;
 use nf_core::sa::spec::SaSpec;
 use nf_core::types::{Nanos, Spi};
-
-struct NoPorts;
-
-impl Platform for NoPorts {
-    fn dpdk_version(&self) -> String {
-        "none".to_owned()
-    }
-
-    fn ports(&self) -> Vec<PortReport> {
-        Vec::new()
-    }
-}
 
 const SPI: Spi = Spi(0x1234_5678);
 

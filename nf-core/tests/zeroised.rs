@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::Nf;
+use common::{Nf, NoPorts};
 use nf_core::config::Config;
 use nf_core::control::client::Client;
-use nf_core::control::handler::{ConfigFile, Daemon, Platform};
-use nf_core::control::proto::{PortReport, Request};
+use nf_core::control::handler::{ConfigFile, Daemon};
+use nf_core::control::proto::Request;
 use nf_core::control::server::ControlServer;
 use nf_core::sa::spec::SaSpec;
 use nf_core::state::{Keeper, KeyPlace, StateConfig};
@@ -93,18 +93,6 @@ fn freed_with_a_key(work: impl FnOnce()) -> u64 {
     let before = FOUND.load(Ordering::Relaxed);
     work();
     FOUND.load(Ordering::Relaxed) - before
-}
-
-struct NoPorts;
-
-impl Platform for NoPorts {
-    fn dpdk_version(&self) -> String {
-        "none".to_owned()
-    }
-
-    fn ports(&self) -> Vec<PortReport> {
-        Vec::new()
-    }
 }
 
 /// An SA of each kind, as nf.toml and as a request write them; the keys are in static memory.

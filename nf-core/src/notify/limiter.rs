@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
+use crate::hash::{bits, mix};
 use crate::types::{Nanos, Spi};
 
 /// Flows whose last event a core remembers. Two flows that share a place push each other out, which costs an event from
@@ -85,19 +86,6 @@ impl CoreLimiter {
             }
             _ => [u128::from(spi.0), bits(src), bits(dst)].into_iter().fold(self.seed, mix),
         }
-    }
-}
-
-#[inline]
-fn mix(hash: u64, word: u128) -> u64 {
-    let mixed = (word ^ u128::from(hash)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-    (mixed >> 64) as u64 ^ mixed as u64
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
     }
 }
 

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::counters::Count;
 use crate::cpu;
 use crate::crypto::{Engine, EngineError, Layout, Opener};
+use crate::hash::mix;
 use crate::policy::Selectors;
 use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
+use crate::sa::of_core;
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
 use crate::state::Mark;
@@ -178,9 +180,7 @@ impl Sa {
 
     #[cold]
     fn reach(&self, newest: SeqNo) -> Option<(Limit, Unit)> {
-        let used = self.totals();
-        let (limit, unit) = self.allowance.reached(used.packets, used.octets, newest)?;
-        self.phase.reach(limit, unit).then_some((limit, unit))
+        self.allowance.reach(&self.totals(), newest, &self.phase)
     }
 
     /// Which of its limits it has reached.
@@ -210,8 +210,7 @@ impl Sa {
     /// The counters that a core writes.
     #[inline]
     pub fn counters(&self, core: CoreId) -> &SaCounters {
-        // There is one for each core, and one at least. A division would take longer than all that is counted.
-        &self.counters[core.index().min(self.counters.len() - 1)]
+        of_core(&self.counters, core)
     }
 
     /// The sum of all cores' counters.
@@ -234,10 +233,7 @@ fn fingerprint(address: IpAddr, port: Option<u16>) -> u64 {
     let port = u64::from(port.unwrap_or(0));
     let number = match address {
         IpAddr::V4(v4) => u64::from(v4.to_bits()) << 16 | port,
-        IpAddr::V6(v6) => {
-            let product = (v6.to_bits() ^ u128::from(port)).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
-            (product >> 64) as u64 ^ product as u64
-        }
+        IpAddr::V6(v6) => mix(port, v6.to_bits()),
     };
     number | 1 << 63
 }

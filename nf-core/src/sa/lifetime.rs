@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sa::inbound::SaTotals;
 use crate::sa::spec::FieldError;
 use crate::types::SeqNo;
 
@@ -166,8 +167,14 @@ impl Allowance {
         if unlimited { self.soft_seq } else { SeqNo(0) }
     }
 
+    /// Notes the worst limit that an SA has reached with what has come on it, up to this number; gives it if it is news.
+    pub(super) fn reach(&self, used: &SaTotals, newest: SeqNo, phase: &Phase) -> Option<(Limit, Unit)> {
+        let (limit, unit) = self.reached(used.packets, used.octets, newest)?;
+        phase.reach(limit, unit).then_some((limit, unit))
+    }
+
     /// The worst limit that is reached by so many packets and octets, and this number.
-    pub(super) fn reached(&self, packets: u64, octets: u64, newest: SeqNo) -> Option<(Limit, Unit)> {
+    fn reached(&self, packets: u64, octets: u64, newest: SeqNo) -> Option<(Limit, Unit)> {
         let reached = [
             (octets >= self.hard_octets, Limit::Hard, Unit::Bytes),
             (packets >= self.hard_packets, Limit::Hard, Unit::Packets),

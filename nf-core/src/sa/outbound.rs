@@ -10,6 +10,7 @@ use crate::encap::Outer;
 use crate::policy::Selectors;
 use crate::sa::inbound::{Progress, SaKey, SaTotals};
 use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
+use crate::sa::of_core;
 use crate::sa::spec::{Df, Mode, SaParams};
 use crate::state::Mark;
 use crate::types::{CoreId, SeqNo};
@@ -210,9 +211,7 @@ impl OutboundSa {
         if newest < self.state.attention {
             return None;
         }
-        let used = self.totals();
-        let (limit, unit) = self.state.allowance.reached(used.packets, used.octets, newest)?;
-        self.state.phase.reach(limit, unit).then_some((limit, unit))
+        self.state.allowance.reach(&self.totals(), newest, &self.state.phase)
     }
 
     /// Which of its limits it has reached.
@@ -224,7 +223,7 @@ impl OutboundSa {
     /// The counters that a core writes.
     #[inline]
     pub fn counters(&self, core: CoreId) -> &OutboundCounters {
-        &self.state.counters[core.index() % self.state.counters.len()]
+        of_core(&self.state.counters, core)
     }
 
     /// The sum of all cores' counters.

@@ -16,6 +16,8 @@ use aes_gcm::aead::{AeadInOut, KeyInit, Nonce};
 use nf_core::batch::{Batch, Fate};
 use nf_core::config::{Config, PortRole};
 use nf_core::control::controller::Controller;
+use nf_core::control::handler::Platform;
+use nf_core::control::proto::PortReport;
 use nf_core::core::Core;
 use nf_core::counters::Snapshot;
 use nf_core::drop::DropReason;
@@ -29,6 +31,19 @@ use nf_core::sa::larval::Settled;
 use nf_core::sa::spec::{SaParams, SaSpec};
 use nf_core::types::{Nanos, PortIndex};
 use nf_core::wire::ethernet::MacAddr;
+
+/// A platform without ports, for a daemon in memory.
+pub struct NoPorts;
+
+impl Platform for NoPorts {
+    fn dpdk_version(&self) -> String {
+        "none".to_owned()
+    }
+
+    fn ports(&self) -> Vec<PortReport> {
+        Vec::new()
+    }
+}
 
 /// Room in front of a frame, as DPDK leaves it in an mbuf.
 const HEADROOM: usize = 128;
