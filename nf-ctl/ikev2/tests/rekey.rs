@@ -51,6 +51,16 @@ fn run_with_traffic(net: &mut Net, duration: Duration) {
     }
 }
 
+/// In fair weather both sides come to have one of each, and the same.
+fn comes_to_rest(net: &mut Net) {
+    net.weather = Weather::FAIR;
+    net.run_for(100 * SECOND);
+    net.run_until(60 * SECOND, "it comes to rest", |net| net.peers[A].sad.len() == 1 && net.peers[B].sad.len() == 1);
+    net.run_for(2 * SECOND);
+    net.assert_mirrored();
+    assert_eq!(net.peers[A].established().len(), 1);
+}
+
 #[test]
 fn either_side_replaces_the_child_sa() {
     for (side, esp) in [(A, "aes128gcm16"), (B, "aes128gcm16"), (A, "aes128gcm16-x25519"), (B, "aes256-sha256-ecp384")]
@@ -243,12 +253,7 @@ proptest! {
         net.connect();
         net.run_until(60 * SECOND, "the responder has it as well", traffic_flows);
         run_with_traffic(&mut net, 1800 * SECOND);
-        net.weather = Weather::FAIR;
-        net.run_for(100 * SECOND);
-        net.run_until(60 * SECOND, "it comes to rest", |net| net.peers[A].sad.len() == 1 && net.peers[B].sad.len() == 1);
-        net.run_for(2 * SECOND);
-        net.assert_mirrored();
-        assert_eq!(net.peers[A].established().len(), 1);
+        comes_to_rest(&mut net);
     }
 
     /// Both sides do whatever they like, at any time.
@@ -297,11 +302,6 @@ proptest! {
         net.run_until(60 * SECOND, "the responder has it as well", traffic_flows);
         net.weather.damage = damage;
         run_with_traffic(&mut net, 600 * SECOND);
-        net.weather = Weather::FAIR;
-        net.run_for(100 * SECOND);
-        net.run_until(60 * SECOND, "it comes to rest", |net| net.peers[A].sad.len() == 1 && net.peers[B].sad.len() == 1);
-        net.run_for(2 * SECOND);
-        net.assert_mirrored();
-        assert_eq!(net.peers[A].established().len(), 1);
+        comes_to_rest(&mut net);
     }
 }
