@@ -91,6 +91,15 @@ fn certificates(pki: &Pki) -> Vec<String> {
     std::iter::once("cert".to_owned()).chain(files.map(|file| file.display().to_string())).collect()
 }
 
+/// Has both sides authenticate by certificates with such keys, or by a secret; gives the arguments for our side.
+fn agree(lab: &Lab, peer: &Charon, connection: &mut Connection, keys: Option<KeyType>) -> Vec<String> {
+    let Some(keys) = keys else { return psk(lab, "a secret of this test only") };
+    let pki = lab.pki(keys);
+    pki.give_to(peer, Side::Peer);
+    connection.auth = Auth::Certificates;
+    certificates(&pki)
+}
+
 /// Both sides rekey all that there is, then the IKE SA goes.
 fn rekey_from_both_sides(endpoint: &mut Endpoint, peer: &Charon) {
     for (command, done) in
@@ -123,15 +132,7 @@ fn we_initiate() {
         let lab = Lab::new();
         let peer = lab.peer_charon();
         let mut connection = Connection::new(Side::Peer);
-        let credentials = match keys {
-            None => psk(&lab, "a secret of this test only"),
-            Some(keys) => {
-                let pki = lab.pki(keys);
-                pki.give_to(&peer, Side::Peer);
-                connection.auth = Auth::Certificates;
-                certificates(&pki)
-            }
-        };
+        let credentials = agree(&lab, &peer, &mut connection, keys);
         peer.load(&[connection]);
         let mut endpoint = Endpoint::start(&lab, &[], &credentials);
         endpoint.tell("initiate");
@@ -156,15 +157,7 @@ fn charon_initiates() {
         let peer = lab.peer_charon();
         let mut connection = Connection::new(Side::Peer);
         (connection.proposals, connection.esp_proposals) = (ike.to_owned(), esp.to_owned());
-        let credentials = match keys {
-            None => psk(&lab, "a secret of this test only"),
-            Some(keys) => {
-                let pki = lab.pki(keys);
-                pki.give_to(&peer, Side::Peer);
-                connection.auth = Auth::Certificates;
-                certificates(&pki)
-            }
-        };
+        let credentials = agree(&lab, &peer, &mut connection, keys);
         peer.load(&[connection]);
         let mut endpoint = Endpoint::start(&lab, &[("IKE", ike), ("ESP", esp)], &credentials);
         peer.initiate("gw");
