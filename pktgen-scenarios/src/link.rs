@@ -12,6 +12,8 @@ use dpdk_rs::{Burst, Eal, Error, Mbuf, Mempool, Port, PortConfig, RxQueue, Socke
 pub const BURST: usize = 32;
 /// Octets of a place in a memif ring; a longer frame takes several.
 pub const PLACE: usize = 2048;
+/// Octets of the longest frame that nf-core lets out of a memif port: the driver takes no larger MTU than 1,500.
+pub const LONGEST: usize = 1514;
 /// The usual packet buffers, and octets of each behind its headroom.
 const FRAMES: u32 = 16_383;
 const FRAME_OCTETS: u16 = 2048;

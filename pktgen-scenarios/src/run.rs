@@ -127,6 +127,8 @@ pub struct Generated {
     pub config: String,
     /// What must come of it.
     pub expected: Expected,
+    /// Octets of the longest frame that must come out.
+    pub longest: usize,
     /// Requests to the control socket on the way.
     pub steps: Vec<Step>,
 }
@@ -138,11 +140,11 @@ pub fn generate(scenario: &Scenario, dir: &Path, packets: usize, seed: u64) -> R
     let capture = |error| RunError::Capture { path: files.frames.clone(), error };
     let mut writer = Writer::create(&files.frames, &files.outputs, seed).map_err(capture)?;
     (scenario.write)(&mut writer, packets).map_err(capture)?;
-    let (config, steps, expected) = writer.finish().map_err(capture)?;
+    let (config, steps, expected, longest) = writer.finish().map_err(capture)?;
     std::fs::write(&files.config, &config).map_err(RunError::io(&files.config))?;
     let json = serde_json::to_vec_pretty(&expected).unwrap_or_default();
     std::fs::write(&files.expected, json).map_err(RunError::io(&files.expected))?;
-    Ok(Generated { name: scenario.name, files, config, expected, steps })
+    Ok(Generated { name: scenario.name, files, config, expected, longest, steps })
 }
 
 /// What was compared, and how it came out.

@@ -111,6 +111,8 @@ pub struct Step {
 pub struct Writer {
     frames: PcapWriter<BufWriter<File>>,
     outputs: PcapWriter<BufWriter<File>>,
+    /// Octets of the longest frame that must come out.
+    longest: usize,
     time: Duration,
     /// The SAs and local addresses of the scenario, for its nf.toml.
     sas: Vec<String>,
@@ -135,6 +137,7 @@ impl Writer {
         Ok(Writer {
             frames: open(frames)?,
             outputs: open(outputs)?,
+            longest: 0,
             time: Duration::ZERO,
             sas: Vec::new(),
             local: vec![LOCAL_V4, LOCAL_V6],
@@ -191,9 +194,7 @@ impl Writer {
         }
         match outcome {
             Outcome::Sent(packet) => {
-                expected.tx += 1;
-                let out = sent(frame, &packet);
-                self.outputs.write_packet(&PcapPacket::new(self.time, out.len() as u32, &out))?;
+                self.output(self.time, &sent(frame, &packet))?;
             }
             Outcome::Consumed(why) => consumed(why, 1),
             Outcome::Dropped(why) => *expected.drops.entry(why.info().index).or_default() += 1,
@@ -216,10 +217,15 @@ impl Writer {
         // Between two frames, which tells them from what the frame before makes leave at once.
         let time = self.time + GAP / 2;
         for out in std::mem::take(&mut self.early) {
-            self.expected.tx += 1;
-            self.outputs.write_packet(&PcapPacket::new(time, out.len() as u32, &out))?;
+            self.output(time, &out)?;
         }
         Ok(())
+    }
+
+    fn output(&mut self, time: Duration, frame: &[u8]) -> Result<(), PcapError> {
+        self.expected.tx += 1;
+        self.longest = self.longest.max(frame.len());
+        self.outputs.write_packet(&PcapPacket::new(time, frame.len() as u32, frame)).map(drop)
     }
 
     /// Adds a frame on an SPI that no SA has, with its message.
@@ -260,8 +266,8 @@ impl Writer {
         Ok(frame)
     }
 
-    /// The scenario's nf.toml, its steps, and what must come of it.
-    pub fn finish(mut self) -> Result<(String, Vec<Step>, Expected), PcapError> {
+    /// The scenario's nf.toml, its steps, what must come of it, and octets of the longest frame that must come out.
+    pub fn finish(mut self) -> Result<(String, Vec<Step>, Expected, usize), PcapError> {
         self.answered();
         for writer in [self.frames, self.outputs] {
             writer.into_writer().flush().map_err(PcapError::IoError)?;
@@ -270,7 +276,7 @@ impl Writer {
         for address in &self.local {
             config += &format!("[[local]]\naddress = \"{address}\"\n\n");
         }
-        Ok((config + &self.sas.join("\n"), self.steps, self.expected))
+        Ok((config + &self.sas.join("\n"), self.steps, self.expected, self.longest))
     }
 }
 

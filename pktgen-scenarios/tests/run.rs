@@ -31,8 +31,7 @@ fn every_scenario_comes_out_as_it_must_over_virtual_ports() {
     let played = Command::new(program).args(["play", "all", "--json", "--nf-core"]).arg(nf_core()).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&played.stdout), String::from_utf8_lossy(&played.stderr));
     assert!(played.status.success(), "{text}{errors}");
-    let played = scenarios::ALL.iter().filter(|scenario| scenarios::fits_ethernet(scenario)).count();
-    assert_eq!((text.lines().count(), played), (played, scenarios::ALL.len() - 1), "{text}{errors}");
+    assert_eq!(text.lines().count(), scenarios::ALL.len() - 1, "{text}{errors}");
     assert!(errors.contains("jumbo: NOT PLAYED"), "{errors}");
 }
 

@@ -44,9 +44,3 @@ pub const ALL: &[Scenario] = &[
 pub fn find(name: &str) -> Option<&'static Scenario> {
     ALL.iter().find(|scenario| scenario.name.eq_ignore_ascii_case(name))
 }
-
-/// Whether a scenario's packets fit into an MTU of 1,500 octets: net_memif takes no larger one, and nf-core forwards nothing
-/// that is longer than a port's MTU.
-pub fn fits_ethernet(scenario: &Scenario) -> bool {
-    scenario.name != variety::JUMBO.name
-}
