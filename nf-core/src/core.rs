@@ -134,12 +134,14 @@ pub struct CoreCx<'c> {
 }
 
 impl CoreCx<'_> {
-    /// Tells the control thread something; counts it as lost where the queue is full.
+    /// Tells the control thread something; counts it as lost, and gives false, where the queue is full.
     #[inline]
-    pub fn tell(&mut self, event: Event) {
-        if !self.events.send(event) {
+    pub fn tell(&mut self, event: Event) -> bool {
+        let sent = self.events.send(event);
+        if !sent {
             self.counters.event_lost();
         }
+        sent
     }
 }
 

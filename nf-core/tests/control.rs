@@ -366,7 +366,7 @@ fn events_reach_who_has_subscribed() {
         ]
     );
     let stored = nf.controller.sas().next().unwrap();
-    assert_eq!(stored.source, at(1025));
+    assert_eq!(stored.peer_at, at(1025));
 }
 
 #[test]

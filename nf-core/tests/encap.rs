@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{MACS, Nf, ROUTERS, ipv4};
+use common::{MACS, Nf, Peer, ROUTERS, ipv4};
 use nf_core::control::proto::{EventKind, EventReport};
 use nf_core::control::subscribers::{Next, Subscription};
 use nf_core::drop::DropReason;
@@ -38,7 +38,7 @@ fn spec(spi: u32, more: &Value) -> Value {
 fn params(spec: &Value, direction: &str) -> SaParams {
     let mut spec = spec.clone();
     spec["direction"] = direction.into();
-    for field in ["peer_port", "df", "path_mtu"] {
+    for field in ["peer_port", "follows", "df", "path_mtu"] {
         if direction == "in" {
             spec.as_object_mut().unwrap().remove(field);
         }
@@ -475,4 +475,62 @@ fn from_one_branch_to_another() {
     third.control(|control| control.add_sa(params(&onwards, "in"))).unwrap();
     let out = third.receive_on(OUTSIDE, 0, &[&sent[0].1]);
     assert_eq!(number(&out[0].1[ethernet::HEADER_LEN..]), 7);
+}
+
+/// Where the sealed packets of a head end go to: address and UDP port.
+fn goes_to(sealed: &[Vec<u8>]) -> Vec<(std::net::IpAddr, u16)> {
+    let to = |frame: &Vec<u8>| {
+        let number = |at: usize| u16::from_be_bytes(frame[at..at + 2].try_into().unwrap());
+        assert_eq!((frame[23], number(34)), (17, 4500));
+        (<[u8; 4]>::try_from(&frame[30..34]).unwrap().into(), number(36))
+    };
+    sealed.iter().map(to).collect()
+}
+
+#[test]
+fn an_outbound_sa_follows_the_peer_behind_its_nat() {
+    let mut head = Nf::gateway(HEAD, 1);
+    let mut peer = Peer { udp: Some(4500), ..Peer::new(0x2000) };
+    head.control(|control| control.add_sa(peer.params())).unwrap();
+    let pair = json!({"encap": "udp", "follows": 0x2000});
+    head.control(|control| control.add_sa(params(&spec(0x1000, &pair), "out"))).unwrap();
+    let alone = json!({"encap": "udp", "key": "66".repeat(20), "selectors": {"dst": ["192.168.9.0/24"]}});
+    head.control(|control| control.add_sa(params(&spec(0x1001, &alone), "out"))).unwrap();
+    let first_home = ("10.1.1.1".parse().unwrap(), 4500);
+    let mut now = 0;
+    let mut after = |head: &mut Nf, frame: &[u8]| {
+        head.receive_on(OUTSIDE, 0, &[frame]);
+        now += Nanos::SECOND;
+        head.tick(Nanos(now));
+        head.poll(0);
+        goes_to(&seal(head, 0, &[numbered(0)]))
+    };
+    assert_eq!(goes_to(&seal(&mut head, 0, &[numbered(0)])), [first_home]);
+    let overtaken = peer.next();
+    assert_eq!(after(&mut head, &peer.next()), [first_home]);
+    // The NAT has another mapping, and then another address.
+    (peer.udp, peer.src) = (Some(61_000), [10, 1, 1, 1]);
+    assert_eq!(after(&mut head, &peer.next()), [("10.1.1.1".parse().unwrap(), 61_000)]);
+    peer.src = [198, 51, 100, 7];
+    let newest = peer.next();
+    let there = [("198.51.100.7".parse().unwrap(), 61_000)];
+    assert_eq!(after(&mut head, &newest), there);
+    assert_eq!(goes_to(&seal(&mut head, 0, &[ipv4([172, 16, 0, 9], [192, 168, 9, 1], 253, b"")])), [first_home]);
+    // A packet that was overtaken, a replay and a forged one from elsewhere move nothing.
+    assert_eq!(after(&mut head, &overtaken), there);
+    let mut elsewhere = Peer { src: [203, 0, 113, 66], ..peer.clone() };
+    assert_eq!(after(&mut head, &elsewhere.packet(peer.seq)), there);
+    elsewhere.key = [0; 20];
+    assert_eq!(after(&mut head, &elsewhere.packet(peer.seq + 1)), there);
+    let totals = head.controller.find_sa(Spi(0x2000), None, None).unwrap().sa.totals();
+    assert_eq!((totals.replay_duplicate, totals.auth_failed), (1, 1));
+    // The numbers went on, and the SA is still found by what it was made with.
+    let last = seal(&mut head, 0, &[numbered(0)]);
+    assert_eq!(last[0][42..50], [0, 0, 0x10, 0, 0, 0, 0, 8]);
+    // Its successor begins where the peer is.
+    let rekeyed = spec(0x1002, &json!({"encap": "udp", "follows": 0x2000, "key": "77".repeat(20)}));
+    head.control(|control| control.add_sa(params(&rekeyed, "out"))).unwrap();
+    assert_eq!(goes_to(&seal(&mut head, 0, &[numbered(0)])), there);
+    let at = Some("10.1.1.1".parse().unwrap());
+    head.control(|control| control.delete_sa(Spi(0x1000), at, None)).unwrap();
 }

@@ -236,6 +236,9 @@ pub(crate) struct SaAdd {
     /// Outbound, in UDP: the peer's port, 4500 if it isn't given.
     #[arg(long)]
     pub(crate) peer_port: Option<u16>,
+    /// Outbound tunnels in UDP: the SPI of the inbound SA whose packets show where the peer is.
+    #[arg(long)]
+    pub(crate) follows: Option<String>,
     /// Outbound: the outer header's DF bit, `copy`, `set` or `clear`.
     #[arg(long)]
     pub(crate) df: Option<String>,

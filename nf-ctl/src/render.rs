@@ -298,6 +298,9 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     if let Some(source) = &sa.source {
         line!(out, "  packets come from {source}");
     }
+    if let Some(destination) = sa.destination.filter(|to| to.port.is_some()) {
+        line!(out, "  packets go to {destination}");
+    }
     if sa.direction == Direction::Out.as_str() {
         line!(out, "  highest sequence number: {}", sa.highest_seq.map_or("none".to_owned(), |seq| seq.to_string()));
         line!(out, "  #pkts encaps: {}, octets: {}", sa.totals.packets, sa.totals.octets);

@@ -130,6 +130,7 @@ fn from_options(add: &SaAdd) -> Result<SaSpec, Error> {
         replay_window: add.replay_window,
         encap: add.encap.clone(),
         peer_port: add.peer_port,
+        follows: add.follows.clone(),
         df: add.df.clone(),
         path_mtu: add.path_mtu,
         selectors: SelectorSpec { src: add.selector_src.clone(), dst: add.selector_dst.clone() },

@@ -5,6 +5,7 @@
 //! of it. It is answered once every core has applied it: what `nf-ctl` reports as done holds on all cores.
 
 mod events;
+mod follow;
 mod installed;
 mod lifetimes;
 mod reload;
@@ -32,7 +33,7 @@ use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
 use crate::sa::inbound::SaKey;
-use crate::sa::spec::{Direction, SaParams};
+use crate::sa::spec::{Direction, Encap, SaParams};
 use crate::spd::{Policy, Spd};
 use crate::stage::RuntimeReport;
 use crate::state::Kept;
@@ -40,6 +41,7 @@ use crate::types::{CoreId, Nanos, Spi};
 
 use super::proto::{Endpoint, SaId};
 use super::subscribers::Subscribers;
+use follow::Followers;
 use lifetimes::{Lifetimes, Reported};
 use reservations::{MAX_RESERVATION_S, reservation_order};
 use routes::Routing;
@@ -162,8 +164,9 @@ pub struct StoredSa {
     pub params: SaParams,
     /// When it was installed.
     pub installed: Nanos,
-    /// Inbound: where its newest authentic packet came from; before the first one, where it must come from.
-    pub source: Endpoint,
+    /// Where the peer is. Inbound: where the newest authentic packet came from; before the first one, where it must come from.
+    /// Outbound: where packets go to.
+    pub peer_at: Endpoint,
     /// How old it was, in nanoseconds, when this process took it over from a predecessor.
     age_before: u64,
     /// What has been reported of it.
@@ -247,6 +250,7 @@ pub struct Controller {
     /// Deleted SAs that the cores still remember, and until when.
     deleted: BTreeMap<(Spi, IpAddr, IpAddr), Nanos>,
     lifetimes: Lifetimes,
+    followers: Followers,
     reservations: BTreeMap<(Spi, IpAddr, Option<IpAddr>), StoredReservation>,
     next_reservation: u64,
     deleted_memory: u64,
@@ -268,6 +272,15 @@ pub struct Controller {
     baseline: Snapshot,
     state: state::State,
     now: Nanos,
+}
+
+/// Where an SA's peer is before one of its packets has shown more.
+fn peer_at(params: &SaParams) -> Endpoint {
+    match (params.direction, params.encap) {
+        (Direction::In, _) => Endpoint { address: params.src, port: None },
+        (Direction::Out, Encap::None) => Endpoint { address: params.dst, port: None },
+        (Direction::Out, Encap::Udp) => Endpoint { address: params.dst, port: Some(params.peer_port) },
+    }
 }
 
 /// The order in which SAs are listed.
@@ -307,6 +320,7 @@ impl Controller {
             spd_stale: !config.policies.is_empty(),
             deleted: BTreeMap::new(),
             lifetimes: Lifetimes::default(),
+            followers: Followers::default(),
             reservations: BTreeMap::new(),
             next_reservation: 0,
             deleted_memory: Nanos::from_secs(config.sad.deleted_memory_s).0,
@@ -390,10 +404,12 @@ impl Controller {
         }
         if let Some(replaced) = self.sas.remove(&place) {
             self.lifetimes.unwatch(&replaced);
+            self.followers.remove(&replaced.params);
             self.state.give_up(replaced.kept, &replaced.params);
         }
         let mut change = self.own(stored.params.local());
         self.lifetimes.watch(&stored);
+        self.followers.add(&stored.params);
         match &stored.sa {
             InstalledSa::In(sa) => {
                 let sa = Arc::clone(sa);
@@ -402,6 +418,7 @@ impl Controller {
             InstalledSa::Out(_) => self.spd_stale = true,
         }
         self.sas.insert(place, stored);
+        self.catch_up(&key);
         change
     }
 
@@ -476,6 +493,7 @@ impl Controller {
             return;
         };
         self.lifetimes.unwatch(&stored);
+        self.followers.remove(&stored.params);
         self.state.give_up(stored.kept, &stored.params);
         match stored.sa {
             InstalledSa::In(_) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::audit::{Audit, Outcome};
-use super::controller::{Bind, ControlError, Controller, Reloaded, StoredReservation, StoredSa};
+use super::controller::{Bind, ControlError, Controller, InstalledSa, Reloaded, StoredReservation, StoredSa};
 use super::proto::{BindingReport, InstanceReport, PluginKindReport, PluginReport, PortReport, Request, Response};
 use super::proto::{Reserved, SaReport, Status, VERSION};
 use super::server::{Handler, Reply};
@@ -197,7 +197,7 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 }
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
-    let StoredSa { sa, params, source, .. } = stored;
+    let StoredSa { sa, params, peer_at, .. } = stored;
     let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
@@ -205,7 +205,8 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         src: Some(params.src),
         dst: params.dst,
         peer: params.peer.clone(),
-        source: sa.is_used().then_some(*source),
+        source: sa.is_used().then_some(*peer_at),
+        destination: matches!(sa, InstalledSa::Out(_)).then_some(*peer_at),
         mode: params.mode.to_string(),
         encap: params.encap.to_string(),
         transform: params.transform.name(),

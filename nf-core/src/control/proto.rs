@@ -388,6 +388,9 @@ pub struct SaReport {
     /// Where authentic packets come from, once there are any; followed for SAs in UDP.
     #[serde(default)]
     pub source: Option<Endpoint>,
+    /// Outbound: where packets go to, the peer's address and in UDP its port. It changes where the SA follows another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Endpoint>,
     /// `tunnel` or `transport`.
     pub mode: String,
     /// `none` or `udp`.
@@ -424,6 +427,7 @@ impl SaReport {
             dst,
             peer: None,
             source: None,
+            destination: None,
             mode: String::new(),
             encap: String::new(),
             transform: String::new(),
@@ -699,12 +703,12 @@ pub struct SaId {
     pub peer: Option<String>,
 }
 
-/// Where packets come from.
+/// Where a peer is, as its packets show it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// Outer source address.
+    /// Its outer address.
     pub address: IpAddr,
-    /// UDP source port; none without UDP, or where no packet has shown it yet.
+    /// Its UDP port; none without UDP, or where no packet has shown it yet.
     pub port: Option<u16>,
 }
 

@@ -442,8 +442,9 @@ fn tell(core: &mut CoreCx<'_>, batch: &Batch<'_>, job: &Job<'_>) {
         let port = headers.udp_ports(frame).map(|(src, _)| src);
         if let Some(address) = headers.src(frame)
             && job.sa.note_source(address, port)
+            && !core.tell(Event::SourceChanged { sa: sa(), address, port, at })
         {
-            core.tell(Event::SourceChanged { sa: sa(), address, port, at });
+            job.sa.forget_source();
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::crypto::{HEADER_LEN, Layout};
 use crate::sa::spec::{Encap, Mode, SaParams};
 use crate::types::{SeqNo, Spi};
 use crate::wire::udp::NAT_T_PORT;
-use crate::wire::{IpVersion, ipv4, ipv6, protocol, udp};
+use crate::wire::{IpVersion, ipv4, ipv6, protocol, put_u16, udp};
 
 /// Octets of the longest of them: IPv6 and UDP.
 const MAX_LEN: usize = ipv6::HEADER_LEN + udp::HEADER_LEN;
@@ -70,6 +70,26 @@ impl Outer {
             len += udp::HEADER_LEN;
         }
         Outer { template, ip_len: ip_len as u8, len: len as u8, version }
+    }
+
+    /// The headers to where the peer is now. None for another IP version, and for what isn't a tunnel in UDP.
+    pub fn moved(&self, to: IpAddr, port: u16) -> Option<Outer> {
+        let ip_len = usize::from(self.ip_len);
+        if ip_len == 0 || !self.has_udp() {
+            return None;
+        }
+        let mut moved = self.clone();
+        match (to, self.version) {
+            (IpAddr::V4(to), IpVersion::V4) => {
+                *moved.template.get_mut(ipv4::field::DST..)?.first_chunk_mut()? = to.octets();
+            }
+            (IpAddr::V6(to), IpVersion::V6) => {
+                *moved.template.get_mut(ipv6::field::DST..)?.first_chunk_mut()? = to.octets();
+            }
+            _ => return None,
+        }
+        put_u16(moved.template.get_mut(ip_len..)?, udp::field::DST_PORT, port);
+        Some(moved)
     }
 
     /// Octets of the headers.

@@ -207,6 +207,12 @@ impl Sa {
         self.source.load(Relaxed) != source && self.source.swap(source, Relaxed) != source
     }
 
+    /// Nobody could be told of the source: the next packet is to show it again.
+    #[cold]
+    pub fn forget_source(&self) {
+        self.source.store(0, Relaxed);
+    }
+
     /// The counters that a core writes.
     #[inline]
     pub fn counters(&self, core: CoreId) -> &SaCounters {

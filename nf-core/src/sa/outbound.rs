@@ -1,5 +1,6 @@
 //! An outbound SA as the cores use it.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,7 +22,8 @@ const LAST_WITH_ESN: u64 = u64::MAX - (1 << 32);
 
 /// An outbound SA. Shared by all cores: what changes in it is atomic, or per core.
 pub struct OutboundSa {
-    /// SPI, the peer's address, and ours: `dst` is the peer's here.
+    /// SPI, the peer's address when the SA was made, and ours: `dst` is the peer's here. It is what the SA is found by and
+    /// stays when the peer moves.
     pub key: SaKey,
     /// A number for sorting and display. No two SAs of a process have the same.
     pub id: u32,
@@ -33,6 +35,8 @@ pub struct OutboundSa {
     pub selectors: Selectors,
     /// The peer's name, if it was given one.
     pub peer: Option<String>,
+    /// Where the peer is now.
+    pub to: IpAddr,
     /// The headers in front of ESP.
     pub outer: Outer,
     /// The outer DF bit.
@@ -129,6 +133,7 @@ impl OutboundSa {
             layout: params.transform.layout(),
             selectors: params.selectors.clone(),
             peer: params.peer.clone(),
+            to: params.dst,
             outer: Outer::new(params),
             df: params.df,
             path_mtu: params.path_mtu,
@@ -145,21 +150,24 @@ impl OutboundSa {
         Ok(sa)
     }
 
-    /// The same SA to where the peer is now. Numbers, counters and limits are shared with the one before.
+    /// The same SA to where the peer is now: its address, and its UDP port. Numbers, counters and limits are shared with the
+    /// one before. None where the address can't be the peer's: it is of another IP version, or the SA isn't a tunnel in UDP.
     #[must_use]
-    pub fn moved(&self, params: &SaParams) -> OutboundSa {
-        OutboundSa {
-            key: params.key(),
+    pub fn moved(&self, to: IpAddr, port: u16) -> Option<OutboundSa> {
+        let outer = self.outer.moved(to, port)?;
+        Some(OutboundSa {
+            key: self.key,
             id: self.id,
             mode: self.mode,
             layout: self.layout,
             selectors: self.selectors.clone(),
             peer: self.peer.clone(),
-            outer: Outer::new(params),
+            to,
+            outer,
             df: self.df,
             path_mtu: self.path_mtu,
             state: Arc::clone(&self.state),
-        }
+        })
     }
 
     /// Takes sequence numbers for so many packets; nobody else gets them. Fewer than that, or none, at the end of the
@@ -335,16 +343,13 @@ mod tests {
     #[test]
     fn what_is_used_stays_used_when_the_peer_moves() {
         let sa = sa(serde_json::Value::Null);
+        assert!(sa.moved(IpAddr::from([10, 1, 1, 9]), 61_000).is_none(), "it isn't in UDP");
+        let sa = self::sa(serde_json::json!({"encap": "udp"}));
         sa.take_numbers(10);
-        let mut spec = serde_json::json!({
-            "spi": 0x1000, "direction": "out", "src": "10.10.1.2", "dst": "10.1.1.9", "mode": "tunnel",
-            "alg": "aes-gcm-16", "key": "00".repeat(20), "encap": "udp", "peer_port": 61_000,
-        });
-        spec["peer"] = "branch".into();
-        let params = serde_json::from_value::<SaSpec>(spec).unwrap().validate().unwrap();
-        let moved = sa.moved(&params);
-        assert_eq!(moved.take_numbers(1), 11..12);
-        assert_eq!((moved.key.dst.to_string(), sa.take_numbers(1)), ("10.1.1.9".to_owned(), 12..13));
+        assert!(sa.moved("2001:db8::9".parse().unwrap(), 61_000).is_none());
+        let moved = sa.moved(IpAddr::from([10, 1, 1, 9]), 61_000).unwrap();
+        assert_eq!((moved.key, moved.to), (sa.key, IpAddr::from([10, 1, 1, 9])));
+        assert_eq!((moved.take_numbers(1), sa.take_numbers(1)), (11..12, 12..13));
     }
 
     #[test]

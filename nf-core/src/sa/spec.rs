@@ -95,6 +95,10 @@ pub struct SaSpec {
     /// Outbound, with `encap = "udp"`: the peer's UDP port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_port: Option<u16>,
+    /// Outbound, tunnel mode, with `encap = "udp"`: the SPI of the inbound SA from the same peer. Where that one's authentic
+    /// packets come from, this one's go to.
+    #[serde(default, deserialize_with = "maybe_number_or_string", skip_serializing_if = "Option::is_none")]
+    pub follows: Option<String>,
     /// Outbound, tunnel mode: what the outer IPv4 header says of fragmentation: `copy`, `set` or `clear`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub df: Option<String>,
@@ -151,6 +155,10 @@ fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String
         Either::Number(number) => number.to_string(),
         Either::Text(text) => text,
     })
+}
+
+fn maybe_number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    number_or_string(deserializer).map(Some)
 }
 
 /// Text that is zeroised when dropped and never shown.
@@ -333,6 +341,8 @@ pub struct SaParams {
     pub encap: Encap,
     /// Outbound: the peer's UDP port.
     pub peer_port: u16,
+    /// Outbound: the inbound SA, from the peer's address to ours, whose packets show where the peer is.
+    pub follows: Option<Spi>,
     /// Outbound: the outer DF bit.
     pub df: Df,
     /// Outbound: octets of the largest outer packet that the path takes, if that is known.
@@ -377,16 +387,25 @@ impl SaSpec {
         }
         let direction = self.direction.parse()?;
         self.refuse_what_is_outbound(direction)?;
+        let (mode, encap) = (self.mode.parse()?, self.encap.parse()?);
         Ok(SaParams {
-            spi: self.spi()?,
+            spi: spi("spi", &self.spi)?,
             direction,
             src,
             dst,
-            mode: self.mode.parse()?,
-            encap: self.encap.parse()?,
+            mode,
+            encap,
             peer_port: match self.peer_port {
                 Some(0) => return Err(FieldError::new("peer_port", "0 isn't a port; use 1 to 65535")),
                 port => port.unwrap_or(NAT_T_PORT),
+            },
+            follows: match &self.follows {
+                Some(_) if (mode, encap) != (Mode::Tunnel, Encap::Udp) => {
+                    let message =
+                        "is for SAs with mode = \"tunnel\" and encap = \"udp\": only behind a NAT does a peer move";
+                    return Err(FieldError::new("follows", message));
+                }
+                follows => follows.as_deref().map(|text| spi("follows", text)).transpose()?,
             },
             df: self.df.as_deref().map_or(Ok(Df::Copy), str::parse)?,
             path_mtu: match self.path_mtu {
@@ -408,8 +427,12 @@ impl SaSpec {
     }
 
     fn refuse_what_is_outbound(&self, direction: Direction) -> Result<(), FieldError> {
-        let given =
-            [("peer_port", self.peer_port.is_some()), ("df", self.df.is_some()), ("path_mtu", self.path_mtu.is_some())];
+        let given = [
+            ("peer_port", self.peer_port.is_some()),
+            ("follows", self.follows.is_some()),
+            ("df", self.df.is_some()),
+            ("path_mtu", self.path_mtu.is_some()),
+        ];
         match given.into_iter().find(|(_, given)| *given && direction == Direction::In) {
             Some((field, _)) => Err(FieldError::new(field, "is for SAs with direction = \"out\"")),
             None => Ok(()),
@@ -424,16 +447,6 @@ impl SaSpec {
             }
             peer => Ok(peer.clone()),
         }
-    }
-
-    fn spi(&self) -> Result<Spi, FieldError> {
-        let number = |_| format!("{} isn't a number of 32 bits, decimal or with 0x in hex", Quoted(&self.spi));
-        let spi: Spi = self.spi.parse().map_err(number).map_err(|message| FieldError::new("spi", message))?;
-        if spi.is_assignable() {
-            return Ok(spi);
-        }
-        let message = format!("{} is reserved (RFC 4303 2.1); use 256 to 4294967295", spi.0);
-        Err(FieldError::new("spi", message))
     }
 
     fn transform(&self) -> Result<Transform, FieldError> {
@@ -463,6 +476,16 @@ impl SaSpec {
             FieldError::new(field, error)
         })
     }
+}
+
+fn spi(field: &'static str, text: &str) -> Result<Spi, FieldError> {
+    let number = |_| format!("{} isn't a number of 32 bits, decimal or with 0x in hex", Quoted(text));
+    let spi: Spi = text.parse().map_err(number).map_err(|message| FieldError::new(field, message))?;
+    if spi.is_assignable() {
+        return Ok(spi);
+    }
+    let message = format!("{} is reserved (RFC 4303 2.1); use 256 to 4294967295", spi.0);
+    Err(FieldError::new(field, message))
 }
 
 pub(crate) fn address(field: &'static str, text: &str) -> Result<IpAddr, FieldError> {

@@ -172,6 +172,7 @@ fn spec(params: &SaParams) -> SaSpec {
         replay_window: params.replay_window.get(),
         encap: params.encap.to_string(),
         peer_port: outbound.then_some(params.peer_port),
+        follows: params.follows.map(|spi| spi.0.to_string()),
         df: outbound.then(|| params.df.to_string()),
         path_mtu: params.path_mtu,
         selectors: SelectorSpec { src: text(&params.selectors.src), dst: text(&params.selectors.dst) },

@@ -14,7 +14,7 @@ pub(crate) fn set_length(datagram: &mut [u8], len: usize) {
 }
 
 /// Offsets of fields.
-pub(super) mod field {
+pub(crate) mod field {
     pub(crate) const DST_PORT: usize = 2;
     pub(crate) const LEN: usize = 4;
     pub(crate) const CHECKSUM: usize = 6;

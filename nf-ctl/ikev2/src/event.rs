@@ -145,6 +145,9 @@ pub struct ChildUp {
     pub remote: SocketAddr,
     /// Whether ESP goes in UDP (RFC 3948).
     pub udp_encap: bool,
+    /// Whether the peer's address and port are to be taken from its newest authentic packet: it is behind a NAT, and we aren't
+    /// (RFC 7296 2.23).
+    pub peer_may_move: bool,
     /// The inbound SPI of the CHILD_SA that it replaces, which is reported as down later.
     pub replaces: Option<ChildSpi>,
     /// Our part in the exchange that made it. A responder that replaces a CHILD_SA does well to send by the old one until

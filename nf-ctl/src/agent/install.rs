@@ -39,6 +39,8 @@ pub fn outbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
         src: child.local.ip().to_string(),
         dst: child.remote.ip().to_string(),
         peer_port: child.udp_encap.then(|| child.remote.port()),
+        follows: (child.udp_encap && child.peer_may_move && child.mode == Mode::Tunnel)
+            .then(|| child.inbound_spi.0.to_string()),
         selectors: SelectorSpec { src: networks(&child.local_ts), dst: networks(&child.remote_ts) },
         ..common(child, &child.keys.outbound, peer, seconds)
     }
@@ -62,6 +64,7 @@ fn common(child: &ChildUp, keys: &EspKeys, peer: &str, seconds: u64) -> SaSpec {
         replay_window: REPLAY_WINDOW,
         encap: if child.udp_encap { "udp" } else { "none" }.to_owned(),
         peer_port: None,
+        follows: None,
         df: None,
         path_mtu: None,
         selectors: SelectorSpec::default(),

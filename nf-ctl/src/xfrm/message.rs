@@ -204,6 +204,7 @@ fn spec(info: &UserSaInfo, id: SaId, src: IpAddr, attributes: &[XfrmAttrs]) -> R
         replay_window: if window == 0 { 0 } else { window.clamp(32, 65_536) },
         encap: encap.to_owned(),
         peer_port: None,
+        follows: None,
         df: None,
         path_mtu: None,
         selectors: selectors(info)?,

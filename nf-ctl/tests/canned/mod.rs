@@ -77,6 +77,7 @@ impl Desk {
             dst: params.dst,
             peer: params.peer,
             source: None,
+            destination: None,
             mode: params.mode.to_string(),
             encap: params.encap.to_string(),
             transform: params.transform.name(),

@@ -80,12 +80,13 @@ impl Controller {
         let Some(stored) = self.stored(sa) else {
             return;
         };
-        let from = std::mem::replace(&mut stored.source, to);
+        let from = std::mem::replace(&mut stored.peer_at, to);
         // The first packet shows the port, which nobody could know before.
         if from.address != to.address || from.port.is_some() {
             let event = EventReport::SaAddressChanged { sa: stored.name(), from, to, at_ns: at.0 };
             self.subscribers.publish(&event);
         }
+        self.followed(&sa.key, to);
     }
 
     fn on_sa_wanted(&mut self, event: &SaWanted) {

@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lifetimes::Reported;
-use super::{Change, ControlError, Controller, InstalledSa, StoredBinding, StoredInstance, StoredSa, order};
+use super::{Change, ControlError, Controller, InstalledSa, StoredBinding, StoredInstance, StoredSa, order, peer_at};
 use crate::config::{self, Bind, Config};
-use crate::control::proto::Endpoint;
 use crate::core::Command;
 use crate::net::LocalAddresses;
 use crate::plugin::{Filter, Gate, Instance, InstanceSlot, PluginError, PluginKind};
@@ -265,7 +264,7 @@ impl Controller {
         let sa = made.inspect_err(|_| self.state.abandon(kept))?;
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
         Ok(StoredSa {
-            source: Endpoint { address: key.src, port: None },
+            peer_at: peer_at(&params),
             sa,
             params,
             installed: self.now,

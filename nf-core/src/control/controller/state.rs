@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::lifetimes::Reported;
-use super::{Change, Controller, InstalledSa, StoredSa, order};
-use crate::control::proto::Endpoint;
+use super::{Change, Controller, InstalledSa, StoredSa, order, peer_at};
 use crate::core::Core;
 use crate::sa::inbound::{Progress, SaKey};
 use crate::sa::spec::SaParams;
@@ -74,6 +73,7 @@ impl Controller {
                 continue;
             };
             self.lifetimes.unwatch(&stored);
+            self.followers.remove(&stored.params);
             let (highest, alive) = match &predecessor {
                 Some(old) => progress_of(old, &stored.params),
                 None => (SeqNo(0), None),
@@ -135,7 +135,7 @@ impl Controller {
         };
         self.next_sa_id = self.next_sa_id.wrapping_add(1);
         change.extend(self.store(StoredSa {
-            source: Endpoint { address: key.src, port: None },
+            peer_at: peer_at(&params),
             sa,
             params,
             installed: self.now,

@@ -86,6 +86,7 @@ impl Path<'_> {
             local: self.local,
             remote: self.remote,
             udp_encap: self.nat.any(),
+            peer_may_move: self.nat.remote && !self.nat.local,
             replaces: None,
             role,
         });
