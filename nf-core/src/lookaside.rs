@@ -5,7 +5,7 @@
 //! its buffer. A core's packets come back in the order in which they were submitted.
 //!
 //! An SA that is deleted or replaced stays with the core until the last packet that was submitted before is back
-//! ([`Leaving`]): so a core never frees one, and no packet of a change is lost.
+//! (`Leaving`): so a core never frees one, and no packet of a change is lost.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

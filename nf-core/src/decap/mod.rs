@@ -7,7 +7,7 @@
 //! 4. `commit`: the window takes the number, now that it is authentic;
 //! 5. `strip`: padding, inner packet, policy, ECN; off with ESP and the outer header.
 //!
-//! Where a crypto device opens packets, a burst ends after `admit`, with [`submit`]; [`complete`] takes what comes back
+//! Where a crypto device opens packets, a burst ends after `admit`, with `submit`; `complete` takes what comes back
 //! through the last two stages.
 
 mod ecn;
