@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use crate::counters::Consumed;
 use crate::drop::DropReason;
 use crate::lanes::{BURST, Lane, Lanes};
+use crate::lookaside::Ticket;
 use crate::packet::Packet;
 use crate::plugin::Gate;
 use crate::sa::larval::ReservationId;
@@ -30,6 +31,9 @@ pub enum Fate {
     Dropped(DropReason),
     /// A fragment for the reassembler, which owns its buffer from here on.
     Reassemble,
+    /// To be opened by a crypto device: submitted by whoever owns the buffer, under its [`Ticket`], and sent through
+    /// [`Core::complete`](crate::core::Core::complete) when the device gives it back.
+    Open,
     /// Early on a larval SPI: held by whoever owns the buffer, under [`Batch::reservation`], and sent through
     /// [`Core::resume`](crate::core::Core::resume) when the SA has matured.
     Hold,
@@ -52,7 +56,12 @@ pub struct Batch<'p> {
     moved: Lanes,
     /// The lanes that are held, and for which reservation.
     held: ArrayVec<(Lane, ReservationId), BURST>,
+    /// Of the lanes that a crypto device is to open, in their order.
+    tickets: Tickets,
 }
+
+/// The tickets of a burst's packets, in the order of their lanes.
+pub type Tickets = ArrayVec<Ticket, BURST>;
 
 impl Default for Batch<'_> {
     fn default() -> Self {
@@ -65,6 +74,7 @@ impl Default for Batch<'_> {
             forwarding: Lanes::NONE,
             moved: Lanes::NONE,
             held: ArrayVec::new(),
+            tickets: ArrayVec::new(),
         }
     }
 }
@@ -161,6 +171,24 @@ impl<'p> Batch<'p> {
     /// What a packet with [`Fate::Hold`] waits for.
     pub fn reservation(&self, lane: Lane) -> Option<ReservationId> {
         self.held.iter().find(|(held, _)| *held == lane).map(|(_, reservation)| *reservation)
+    }
+
+    /// Has the packet opened by a crypto device. Lanes are submitted in ascending order. A packet whose fate is sealed keeps
+    /// it.
+    #[inline]
+    pub fn submit(&mut self, lane: Lane, ticket: Ticket) {
+        if self.pending.contains(lane) {
+            self.settle(lane, Fate::Open);
+            // A lane is settled once, so there is room.
+            let _ = self.tickets.try_push(ticket);
+        }
+    }
+
+    /// Takes the tickets of the packets with [`Fate::Open`].
+    #[inline]
+    pub fn take_tickets(&mut self) -> Tickets {
+        // What is empty isn't worth the copy.
+        if self.tickets.is_empty() { Tickets::new() } else { std::mem::take(&mut self.tickets) }
     }
 
     /// Sends the packet to a gate. A packet whose fate is sealed keeps it.

@@ -13,11 +13,13 @@ use crossbeam::queue::ArrayQueue;
 use crate::batch::{Batch, Fate};
 use crate::classify;
 use crate::counters::CoreCounters;
+use crate::decap;
 use crate::drop::DropReason;
 use crate::event::{Event, EventSender};
 use crate::forward;
 use crate::icmp::Errors;
 use crate::lanes::Lanes;
+use crate::lookaside::{Leaving, Opened};
 use crate::net::Net;
 use crate::notify::CoreLimiter;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
@@ -125,6 +127,8 @@ pub struct CoreCx<'c> {
     pub resolver: &'c mut Resolver,
     /// ICMP errors that wait to be sent.
     pub errors: &'c mut Errors,
+    /// Whether a crypto device opens packets.
+    pub lookaside: bool,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
 }
@@ -154,15 +158,19 @@ pub struct Core {
     resolver: Resolver,
     errors: Errors,
     link: Arc<Link>,
+    lookaside: bool,
+    leaving: Leaving,
     /// The reservations that the last commands ended.
     settled: ArrayVec<Settled, COMMANDS_PER_POLL>,
 }
 
 /// Where a burst enters.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Entry {
+#[derive(Clone, Copy)]
+enum Entry<'o> {
     /// Received just now.
     Ingress,
+    /// Back from a crypto device.
+    Opened(&'o [Opened]),
     /// Held at the gate esp-input.
     EspInput,
     /// Made by this host.
@@ -184,13 +192,26 @@ impl Core {
             resolver: Resolver::default(),
             errors: Errors::default(),
             link,
+            lookaside: false,
+            leaving: Leaving::default(),
             settled: ArrayVec::new(),
         }
+    }
+
+    /// Has a crypto device open the packets of SAs that an engine has prepared for one. Called before the core runs: from
+    /// then on whoever runs it submits the packets with [`Fate::Open`].
+    pub fn use_lookaside(&mut self) {
+        (self.lookaside, self.leaving) = (true, Leaving::with_capacity(QUEUE_LENGTH));
     }
 
     /// The core's counters.
     pub fn counters(&self) -> &CoreCounters {
         &self.link.counters
+    }
+
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
     }
 
     /// The counters of the core's stages, for those that lie outside the pipeline.
@@ -201,20 +222,39 @@ impl Core {
     /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it.
     pub fn poll_commands(&mut self) {
         self.settled.clear();
+        if self.lookaside {
+            self.let_go();
+        }
         for _ in 0..COMMANDS_PER_POLL {
             // Each command gives back one thing at most. Without room for it the command waits.
-            if self.link.retired.is_full() {
+            if self.link.retired.is_full() || (self.lookaside && self.leaving.is_full()) {
                 return;
             }
             let Some(command) = self.link.commands.pop() else {
                 return;
             };
-            if let Some(retired) = self.apply(command) {
+            let retired = match self.apply(command) {
+                Some(Retired::Sa(sa)) if self.lookaside => {
+                    self.leaving.keep(sa, self.link.counters.flights()).map(Retired::Sa)
+                }
+                retired => retired,
+            };
+            if let Some(retired) = retired {
                 // There is room: this core alone pushes.
                 let _ = self.link.retired.push(retired);
             }
             // Release: what this core did before is done for whoever reads the number.
             self.link.applied.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Gives up SAs whose last packet is back from the crypto device.
+    fn let_go(&mut self) {
+        while !self.link.retired.is_full()
+            && let Some(sa) = self.leaving.take(self.link.counters.flights())
+        {
+            // There is room: this core alone pushes.
+            let _ = self.link.retired.push(Retired::Sa(sa));
         }
     }
 
@@ -272,7 +312,7 @@ impl Core {
     }
 
     /// Takes a burst from ingress to each packet's fate, and books what is consumed and dropped. The caller books what
-    /// it receives, and what becomes of packets with [`Fate::Send`], [`Fate::Reassemble`] and [`Fate::Hold`].
+    /// it receives, and what becomes of packets with [`Fate::Send`], [`Fate::Reassemble`], [`Fate::Open`] and [`Fate::Hold`].
     pub fn process(&mut self, now: Nanos, batch: &mut Batch<'_>) {
         self.run(Entry::Ingress, now, batch);
     }
@@ -280,6 +320,13 @@ impl Core {
     /// Takes packets that had [`Fate::Hold`] on to their fate, as [`Core::process`] does, from where they were held.
     pub fn resume(&mut self, now: Nanos, batch: &mut Batch<'_>) {
         self.run(Entry::EspInput, now, batch);
+    }
+
+    /// Takes packets that had [`Fate::Open`], and are back from the crypto device, on to their fate, as [`Core::process`]
+    /// does. `opened` are those of the batch, by lane. What the device has taken and given back is counted by the caller,
+    /// in [`CoreCounters::flights`]: before this call.
+    pub fn complete(&mut self, now: Nanos, batch: &mut Batch<'_>, opened: &[Opened]) {
+        self.run(Entry::Opened(opened), now, batch);
     }
 
     /// The ICMP errors that wait to be sent, once a burst is done: each to be put into a buffer, for [`Core::originate`].
@@ -298,9 +345,9 @@ impl Core {
         self.run(Entry::Own, now, batch);
     }
 
-    fn run(&mut self, entry: Entry, now: Nanos, batch: &mut Batch<'_>) {
+    fn run(&mut self, entry: Entry<'_>, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
-        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, errors, link, .. } = self;
+        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, errors, link, lookaside, .. } = self;
         let mut cx = CoreCx {
             now,
             id: *id,
@@ -313,11 +360,18 @@ impl Core {
             wanted,
             resolver,
             errors,
+            lookaside: *lookaside,
             watch: Stopwatch::start(&link.stages),
         };
 
-        let parsed = parse(batch);
-        cx.watch.lap(Stage::Parse, all.len());
+        let parsed = match entry {
+            Entry::Opened(_) => Lanes::NONE,
+            Entry::Ingress | Entry::EspInput | Entry::Own => {
+                let parsed = parse(batch);
+                cx.watch.lap(Stage::Parse, all.len());
+                parsed
+            }
+        };
         let left = match entry {
             Entry::Ingress => {
                 let left = gates.run(Gate::Ingress, &mut cx, batch, parsed);
@@ -325,6 +379,13 @@ impl Core {
                 cx.watch.lap(Stage::Classify, left.len());
                 let waiting = batch.take_waiting(Gate::EspInput);
                 gates.run(Gate::EspInput, &mut cx, batch, waiting)
+            }
+            Entry::Opened(opened) => {
+                for (lane, opened) in all.into_iter().zip(opened) {
+                    batch.packet_mut(lane).set_headers(opened.ticket.headers);
+                }
+                decap::complete(&mut cx, batch, opened);
+                Lanes::NONE
             }
             Entry::EspInput => gates.resume(Gate::EspInput, &mut cx, batch, parsed),
             Entry::Own => {
@@ -376,7 +437,7 @@ fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
                 dropped.insert(lane);
             }
             Fate::Consumed(why) => counters.consumed(why).add(1, octets),
-            Fate::Send(_) | Fate::Fragment { .. } | Fate::Reassemble | Fate::Hold | Fate::Pending => {}
+            Fate::Send(_) | Fate::Fragment { .. } | Fate::Reassemble | Fate::Open | Fate::Hold | Fate::Pending => {}
         }
     }
     dropped

@@ -1,7 +1,8 @@
 //! Counters per core: each core writes its own, cache-line aligned, without locked instructions; readers sum them.
 //!
-//! `rx.packets + originated = tx.packets + consumed + drops`, always, once no packet is under way: every received packet,
-//! and every one that was made here, is booked exactly once. Octets are those of the frame without FCS, as received for rx, consumed and drops, as sent for tx.
+//! `rx.packets + originated = tx.packets + consumed + drops + in_flight`, always, once no packet is under way: every
+//! received packet, and every one that was made here, is booked exactly once; those are in flight that a crypto device
+//! has. Octets are those of the frame without FCS, as received for rx, consumed and drops, as sent for tx.
 
 use std::collections::BTreeMap;
 use std::ops::{Add, Sub};
@@ -56,6 +57,45 @@ impl Count {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// Packets that went to a crypto device, and those that are back. Written by one core and read by any.
+#[derive(Debug, Default)]
+pub struct Flights {
+    submitted: Count,
+    returned: Count,
+}
+
+impl Flights {
+    /// The device has taken so many packets.
+    #[inline]
+    pub fn submit(&self, packets: u64) {
+        self.submitted.add(packets);
+    }
+
+    /// So many are back, or given up.
+    #[inline]
+    pub fn give_back(&self, packets: u64) {
+        self.returned.add(packets);
+    }
+
+    /// How many were submitted.
+    pub fn submitted(&self) -> u64 {
+        self.submitted.get()
+    }
+
+    /// How many have come back.
+    pub fn returned(&self) -> u64 {
+        self.returned.get()
+    }
+
+    /// How many the device has now.
+    #[inline]
+    pub fn in_flight(&self) -> u64 {
+        // Read first what is counted last: so the difference is never negative for another thread.
+        let returned = self.returned.get();
+        self.submitted.get().saturating_sub(returned)
     }
 }
 
@@ -114,6 +154,7 @@ pub struct CoreCounters {
     originated: Counter,
     consumed: [Counter; Consumed::ALL.len()],
     drops: [Counter; DropReason::COUNT],
+    flights: Flights,
     /// Events for the control thread that found its queue full.
     events_lost: AtomicU64,
 }
@@ -126,6 +167,7 @@ impl Default for CoreCounters {
             originated: Counter::default(),
             consumed: std::array::from_fn(|_| Counter::default()),
             drops: std::array::from_fn(|_| Counter::default()),
+            flights: Flights::default(),
             events_lost: AtomicU64::new(0),
         }
     }
@@ -159,6 +201,12 @@ impl CoreCounters {
         &self.drops[why.slot()]
     }
 
+    /// Packets that a crypto device opens.
+    #[inline]
+    pub fn flights(&self) -> &Flights {
+        &self.flights
+    }
+
     /// Counts an event that the full queue to the control thread turned away.
     #[inline]
     pub fn event_lost(&self) {
@@ -173,6 +221,7 @@ impl CoreCounters {
             originated: self.originated.read(),
             consumed: std::array::from_fn(|i| self.consumed[i].read()),
             drops: std::array::from_fn(|i| self.drops[i].read()),
+            in_flight: self.flights.in_flight(),
             events_lost: self.events_lost.load(Relaxed),
         }
     }
@@ -189,6 +238,8 @@ pub struct Snapshot {
     pub originated: Tally,
     consumed: [Tally; Consumed::ALL.len()],
     drops: [Tally; DropReason::COUNT],
+    /// Packets that a crypto device has at the time of the copy.
+    pub in_flight: u64,
     /// Events lost on the way to the control thread.
     pub events_lost: u64,
 }
@@ -208,8 +259,9 @@ impl Snapshot {
     }
 
     /// What was counted since `baseline` was taken: this is how counters are cleared without writing to a core's memory.
+    /// What is in flight is no count: it stays as it is.
     pub fn since(&self, baseline: &Snapshot) -> Snapshot {
-        self.combine(baseline, Tally::sub, u64::wrapping_sub)
+        Snapshot { in_flight: self.in_flight, ..self.combine(baseline, Tally::sub, u64::wrapping_sub) }
     }
 
     fn combine(&self, other: &Snapshot, tally: fn(Tally, Tally) -> Tally, number: fn(u64, u64) -> u64) -> Snapshot {
@@ -219,6 +271,7 @@ impl Snapshot {
             originated: tally(self.originated, other.originated),
             consumed: std::array::from_fn(|i| tally(self.consumed[i], other.consumed[i])),
             drops: std::array::from_fn(|i| tally(self.drops[i], other.drops[i])),
+            in_flight: number(self.in_flight, other.in_flight),
             events_lost: number(self.events_lost, other.events_lost),
         }
     }
@@ -251,11 +304,11 @@ impl Snapshot {
         self.drops.iter().fold(Tally::default(), |sum, tally| sum + *tally)
     }
 
-    /// Whether each packet is accounted for that was received or made here: sent, consumed or dropped. Holds when no
-    /// packet is under way.
+    /// Whether each packet is accounted for that was received or made here: sent, consumed, dropped, or in flight to a
+    /// crypto device and back. Holds when no packet is under way elsewhere.
     pub fn is_conserved(&self) -> bool {
         self.rx.packets + self.originated.packets
-            == self.tx.packets + self.consumed_total().packets + self.drops_total().packets
+            == self.tx.packets + self.consumed_total().packets + self.drops_total().packets + self.in_flight
     }
 
     /// In the shape of the counters' JSON.
@@ -274,6 +327,7 @@ impl Snapshot {
                     FeatureDrop { index: info.index, name: info.name.to_owned(), packets, octets }
                 })
                 .collect(),
+            in_flight: self.in_flight,
             events_lost: self.events_lost,
         }
     }
@@ -295,6 +349,9 @@ pub struct Report {
     pub global: BTreeMap<String, Tally>,
     /// Dropped packets by reason, ascending by index, zeros included.
     pub feature: Vec<FeatureDrop>,
+    /// Packets that a crypto device has now.
+    #[serde(default)]
+    pub in_flight: u64,
     /// Events lost on the way from a core to the control thread.
     pub events_lost: u64,
 }

@@ -33,6 +33,7 @@ pub mod holding;
 pub mod hooks;
 pub mod icmp;
 pub mod lanes;
+pub mod lookaside;
 pub mod metrics;
 pub mod net;
 pub mod notify;

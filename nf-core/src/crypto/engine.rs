@@ -1,5 +1,6 @@
 //! What an engine is, what it is handed, and the choice among engines.
 
+use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 
@@ -73,6 +74,12 @@ pub trait Opener: Send + Sync {
 
     /// Asks the CPU for the memory that opening a packet reads. For engines whose keys are large.
     fn prefetch(&self) {}
+
+    /// What a crypto device needs to open the SA's packets, in the terms of whoever submits them; none for an engine that
+    /// opens them in [`Opener::open_burst`], which does nothing where this gives something.
+    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
 }
 
 /// Seals the packets of one SA. Cores may share it.

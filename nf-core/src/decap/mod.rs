@@ -6,11 +6,17 @@
 //! 3. `open`: verify and decrypt, grouped by SA;
 //! 4. `commit`: the window takes the number, now that it is authentic;
 //! 5. `strip`: padding, inner packet, policy, ECN; off with ESP and the outer header.
+//!
+//! Where a crypto device opens packets, a burst ends after `admit`, with `submit`; `complete` takes what comes back
+//! through the last two stages.
 
 mod ecn;
 mod strip;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use serde_json::Value;
@@ -22,6 +28,7 @@ use crate::crypto::OpenJob;
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
 use crate::lanes::{BURST, Lane, Lanes};
+use crate::lookaside::{Opened, Ticket, Verdict};
 use crate::packet::Packet;
 use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
 use crate::sa::inbound::Sa;
@@ -31,7 +38,7 @@ use crate::sa::spec::Encap;
 use crate::sa::table::{Lookup, Probe, SaTable};
 use crate::stage::Stage;
 use crate::types::{SeqNo, Spi};
-use crate::wire::IpVersion;
+use crate::wire::{Headers, IpVersion};
 
 /// The decapsulation plugin.
 pub struct DecapPlugin;
@@ -102,6 +109,9 @@ impl Plugin for Decap {
                 Err(why) => batch.drop(*lane, why),
             }
         }
+        if core.lookaside {
+            submit(sad, batch, &mut jobs);
+        }
         if several {
             jobs = by_sa(&jobs);
         }
@@ -109,27 +119,33 @@ impl Plugin for Decap {
         let admitted = jobs.len();
         open(core, batch, &mut jobs);
         core.watch.lap(Stage::Open, admitted);
-        let authentic = jobs.len();
-        commit(core, batch, &mut jobs);
-        core.watch.lap(Stage::Commit, authentic);
-        let mut inner = Lanes::NONE;
-        for job in &jobs {
-            match strip::strip(batch.packet_mut(job.lane), job.sa, job.payload_len as usize) {
-                Ok(strip::Stripped::Inner) => inner.insert(job.lane),
-                Ok(strip::Stripped::Dummy) => batch.consume(job.lane, Consumed::Dummy),
-                Err(why) => {
-                    job.sa.counters(core.id).refused.add(1);
-                    batch.drop(job.lane, why);
-                }
-            }
-        }
-        batch.send_all_to(inner, Gate::PostDecap);
-        core.watch.lap(Stage::Strip, jobs.len());
+        finish(core, batch, jobs);
     }
 
     fn holds(&self) -> bool {
         true
     }
+}
+
+/// Stages 4 and 5: from authentic packets to what was inside.
+#[inline]
+fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut jobs: Jobs<'_>) {
+    let authentic = jobs.len();
+    commit(core, batch, &mut jobs);
+    core.watch.lap(Stage::Commit, authentic);
+    let mut inner = Lanes::NONE;
+    for job in &jobs {
+        match strip::strip(batch.packet_mut(job.lane), job.sa, job.payload_len as usize) {
+            Ok(strip::Stripped::Inner) => inner.insert(job.lane),
+            Ok(strip::Stripped::Dummy) => batch.consume(job.lane, Consumed::Dummy),
+            Err(why) => {
+                job.sa.counters(core.id).refused.add(1);
+                batch.drop(job.lane, why);
+            }
+        }
+    }
+    batch.send_all_to(inner, Gate::PostDecap);
+    core.watch.lap(Stage::Strip, jobs.len());
 }
 
 /// Packets and their SAs.
@@ -236,14 +252,21 @@ fn look_up<'s>(
 /// Stage 2: what can be said of the packet before anything is spent on it.
 fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, DropReason> {
     let headers = batch.packet(lane).headers();
+    let payload = usable(sa, headers)?;
+    let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
+    let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
+    Ok(Job { lane, sa, seq, payload_len: payload })
+}
+
+/// Octets of the payload of a packet that the SA may still take.
+#[inline(always)]
+fn usable(sa: &Sa, headers: Headers) -> Result<u32, DropReason> {
     let payload = sa.layout.payload_range(headers.esp_range().len()).ok_or(DropReason::PadOrLength)?;
     if sa.phase().is_over() {
         let v6 = headers.version() == Some(IpVersion::V6);
         return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 });
     }
-    let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
-    let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
-    Ok(Job { lane, sa, seq, payload_len: payload.len() as u32 })
+    Ok(payload.len() as u32)
 }
 
 fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
@@ -271,6 +294,48 @@ fn runs<'j, 's>(jobs: &'j [Job<'s>]) -> impl Iterator<Item = &'j [Job<'s>]> {
 
 /// Of how many SAs the keys are asked for ahead.
 const KEYS_AHEAD: usize = 2;
+
+/// In place of stage 3, where a crypto device opens packets: each gets a ticket, in arrival order. What is left are the
+/// packets of SAs that the core opens itself.
+#[cold]
+fn submit(sad: &SaTable, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
+    let mut last: Option<Arc<Sa>> = None;
+    jobs.retain(|job| {
+        if job.sa.opener.device().is_none() {
+            return true;
+        }
+        let shared = last.take().filter(|sa| sa.id == job.sa.id).or_else(|| sad.share(&job.sa.key));
+        if let Some(sa) = &shared {
+            let headers = batch.packet(job.lane).headers();
+            batch.submit(job.lane, Ticket { sa: Arc::clone(sa), seq: job.seq, headers });
+        }
+        last = shared;
+        false
+    });
+}
+
+/// Takes a burst that has come back from a crypto device through the stages that are left. `opened` are its packets' in
+/// the order of their lanes.
+pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[Opened]) {
+    let mut jobs = Jobs::new();
+    for (lane, Opened { ticket, verdict }) in batch.lanes().into_iter().zip(opened) {
+        let Ticket { sa, seq, headers } = ticket;
+        let outcome = match verdict {
+            Verdict::Authentic => usable(sa, *headers),
+            Verdict::Forged => {
+                sa.counters(core.id).auth_failed.add(1);
+                Err(DropReason::AuthFailed)
+            }
+            Verdict::Failed => Err(DropReason::CryptoError),
+        };
+        match outcome {
+            Ok(payload_len) => jobs.push(Job { lane, sa, seq: *seq, payload_len }),
+            Err(why) => batch.drop(lane, why),
+        }
+    }
+    let jobs = if runs(&jobs).nth(1).is_some() { by_sa(&jobs) } else { jobs };
+    finish(core, batch, jobs);
+}
 
 /// Stage 3: verify and decrypt, a call to the engine for each SA's run of packets. Packets that aren't authentic are
 /// dropped, and their numbers are lost on nobody: the window hasn't seen them.

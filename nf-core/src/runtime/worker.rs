@@ -277,7 +277,7 @@ impl Worker {
                     }
                 }
                 // Freed together: `done` has room for a burst.
-                Fate::Dropped(_) | Fate::Consumed(_) | Fate::Pending => drop(done.push(mbuf)),
+                Fate::Dropped(_) | Fate::Consumed(_) | Fate::Open | Fate::Pending => drop(done.push(mbuf)),
             }
         }
         for output in 0..self.tx.len() {

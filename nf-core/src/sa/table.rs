@@ -155,6 +155,15 @@ impl SaTable {
         self.lookup(spi, dst, src)
     }
 
+    /// A share in the SA with a key.
+    pub fn share(&self, key: &SaKey) -> Option<Arc<Sa>> {
+        let is_it = |entry: &Entry| entry.has(key);
+        match &self.entries.find(Self::hash(self.seed, key.spi), is_it)?.state {
+            State::Mature(sa) => Some(Arc::clone(sa)),
+            State::Larval(_) | State::Deleted => None,
+        }
+    }
+
     /// Puts an SA in; tells which one had the same key, and which reservation this ends. With no room left the new one
     /// comes back as an error.
     pub fn install(&mut self, sa: Arc<Sa>) -> Result<Installed, Arc<Sa>> {

@@ -263,6 +263,7 @@ fn process(
                 }
             }
             Fate::Dropped(_) | Fate::Consumed(_) => {}
+            Fate::Open => panic!("no crypto device is used"),
             Fate::Pending => panic!("a packet without a fate"),
         }
     }
