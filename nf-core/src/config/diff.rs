@@ -34,7 +34,7 @@ impl Config {
             sas: _,
             policies: _,
             plugins: _,
-            events,
+            events: _,
             snapshot,
             state,
         } = self;
@@ -66,7 +66,6 @@ impl Config {
             ("[reassembly] enabled", *enabled == new.reassembly.enabled),
             ("[reassembly] max_flows", *reassembled == new.reassembly.max_flows),
             ("[reassembly] timeout_ms", *timeout_ms == new.reassembly.timeout_ms),
-            ("[[event]]", *events == new.events),
             ("[snapshot]", *snapshot == new.snapshot),
             ("[state]", *state == new.state),
         ]);
