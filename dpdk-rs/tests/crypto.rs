@@ -150,6 +150,36 @@ fn sessions_and_packets_outlive_whoever_drops_them_too_early() {
     }
 }
 
+/// With several algorithms in one session, libipsec-mb is done with a packet only when others have come or it is asked for
+/// again: what isn't done yet stays.
+#[test]
+fn what_the_device_is_not_done_with_stays_until_it_is() {
+    let mut bench = Bench::new("crypto_aesni_mb");
+    let transform = CryptoTransform {
+        cipher: Some((CryptoCipher::AesCbc, &KEY)),
+        auth: Some((CryptoAuth::HmacSha256, &[9; 32])),
+        iv_len: 16,
+        aad_len: 0,
+        icv_len: 16,
+    };
+    let session = bench.device.session(&transform).unwrap();
+    let chained = CryptoWork { authenticated: 0..64, ..work(TAG) };
+    for number in 0..50 {
+        let packet = packet(&bench.pool, &octets(CIPHER));
+        assert!(bench.queue.push(packet, &session, &chained, number).is_ok());
+        // A poll between any two: the device has some of them under way then.
+        if number % 3 == 0 {
+            let left = bench.queue.len();
+            let mut burst = Burst::<1>::new();
+            let count = bench.queue.poll(&mut burst, |_, status| assert_eq!(status, CryptoStatus::AuthFailed));
+            assert_eq!(bench.queue.len(), left - count);
+        }
+    }
+    let numbers: Vec<u32> = bench.take().into_iter().map(|(number, ..)| number).collect();
+    assert!(numbers.is_sorted() && numbers.last() == Some(&49), "{numbers:?}");
+    assert_eq!(bench.pool.in_use(), 0);
+}
+
 #[test]
 fn a_device_says_what_it_cannot_do() {
     let bench = Bench::new("crypto_openssl");

@@ -211,7 +211,9 @@ impl<T> CryptoQueue<T> {
         while self.given < self.taken && !burst.is_full() {
             let at = self.index(self.given);
             let (Some(op), Some(slot)) = (self.ops.get(at), self.slots.get_mut(at)) else { break };
-            let (Some(status), Some(carried)) = (slot.status, slot.carried.take()) else { break };
+            // Nobody overtakes a packet that the device isn't done with.
+            let Some(status) = slot.status else { break };
+            let Some(carried) = slot.carried.take() else { break };
             // SAFETY: the device has given the operation back, or has not taken it; the packet was its own since `push`.
             let packet = unsafe { sys::shim_crypto_op_take_packet(op.as_ptr()) };
             // The share in the session goes with the slot.
