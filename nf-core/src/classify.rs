@@ -10,8 +10,9 @@ use crate::drop::DropReason;
 use crate::lanes::{Lane, Lanes};
 use crate::net::Net;
 use crate::packet::Packet;
+use crate::path_mtu;
 use crate::plugin::Gate;
-use crate::wire::{IpVersion, Kind};
+use crate::wire::{IpVersion, Kind, protocol};
 
 /// Sends each packet on its way, by what it is, where it is for, and which port it came from.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
@@ -49,12 +50,17 @@ impl LocalMemo<'_> {
     }
 }
 
-fn from_unprotected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
+fn from_unprotected(core: &mut CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
     let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
     match headers.kind {
-        Kind::Other if for_us => except(core, batch, lane, DropReason::NotForUs),
+        Kind::Other if for_us => {
+            if matches!(headers.protocol(), protocol::ICMP | protocol::ICMPV6) {
+                path_mtu::notice(core, packet);
+            }
+            except(core, batch, lane, DropReason::NotForUs);
+        }
         Kind::Esp | Kind::EspInUdp if for_us => batch.send_to(lane, Gate::EspInput),
         Kind::Fragment if for_us => batch.reassemble(lane),
         Kind::NatKeepalive if for_us => batch.consume(lane, Consumed::NatKeepalive),

@@ -57,6 +57,13 @@ pub enum Event {
     },
     /// A packet that is to be protected, for which there is no SA.
     SaWanted(SaWanted),
+    /// A router has said that the path of an outbound SA takes less than was known.
+    PathMtu {
+        /// The SA.
+        sa: SaRef,
+        /// Octets of the largest outer packet.
+        mtu: u16,
+    },
 }
 
 /// A packet that is to be protected, for which there is no SA.

@@ -16,7 +16,7 @@ use crate::lanes::{Lane, Lanes};
 use crate::net::{Net, Origin};
 use crate::packet::Packet;
 use crate::plugin::Gate;
-use crate::route::{Hop, LinkAddress};
+use crate::route::{Answer, Hop, LinkAddress};
 use crate::types::PortIndex;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::{IpVersion, ethernet, ipv4, ipv6};
@@ -61,7 +61,7 @@ pub fn transmit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
 /// Why a packet doesn't leave as it is.
 enum Stop {
     Drop(DropReason),
-    /// It is longer than the port's MTU.
+    /// It is longer than the port's MTU, or its own.
     TooLong {
         port: PortIndex,
         mtu: u16,
@@ -78,21 +78,29 @@ impl From<DropReason> for Stop {
 #[cold]
 fn too_long(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, port: PortIndex, mtu: u16) {
     let packet = batch.packet(lane);
-    if packet.data().get(ethernet::HEADER_LEN..).is_some_and(ipv4::may_be_fragmented) {
+    let ip = packet.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+    // Of IPv6 only what a plugin has put in front is ours to cut (RFC 8200 4.5).
+    let is_our_v6 = packet.inner().is_none() && IpVersion::of(ip) == Some(IpVersion::V6);
+    if ipv4::may_be_fragmented(ip) || is_our_v6 {
         return batch.fragment(lane, port, mtu);
     }
     core.errors.offer(core.net, core.now, packet, Problem::TooBig { mtu });
     batch.drop(lane, DropReason::MtuExceeded);
 }
 
-/// Asks for a packet's next hop to be resolved.
+/// Asks for a packet's next hop to be resolved; tells its sender if that has been of no avail for a while.
 #[cold]
 fn resolve(core: &mut CoreCx<'_>, packet: &Packet<'_>) {
     let dst = packet.data().get(ethernet::HEADER_LEN..).and_then(destination);
-    if let Some((port, address)) = dst.and_then(|(_, dst)| core.net.next_hop(dst))
-        && core.resolver.offer(core.now, port, address)
-    {
+    let Some((port, address)) = dst.and_then(|(_, dst)| core.net.next_hop(dst)) else {
+        return;
+    };
+    let Answer { ask, in_vain } = core.resolver.offer(core.now, port, address);
+    if ask {
         core.tell(Event::Unresolved { port, address });
+    }
+    if in_vain {
+        core.errors.offer(core.net, core.now, packet, Problem::Unreachable);
     }
 }
 
@@ -209,8 +217,9 @@ fn may_leave(net: &Net, packet: &Packet<'_>) -> Result<PortIndex, Stop> {
     if hop.link == LinkAddress::Unresolved {
         return Err(DropReason::NoNeighbour.into());
     }
-    if packet.data().len() > usize::from(port.mtu) + ethernet::HEADER_LEN && hop.link != LinkAddress::Host {
-        return Err(Stop::TooLong { port: hop.port, mtu: port.mtu });
+    let mtu = port.mtu.min(packet.mtu());
+    if packet.data().len() > usize::from(mtu) + ethernet::HEADER_LEN && hop.link != LinkAddress::Host {
+        return Err(Stop::TooLong { port: hop.port, mtu });
     }
     Ok(hop.port)
 }

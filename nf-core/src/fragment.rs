@@ -1,8 +1,8 @@
-//! Fragmentation of IPv4 packets on their way out (RFC 791 2.3 and 3.2).
+//! Fragmentation of packets on their way out: of IPv4 (RFC 791 2.3 and 3.2), and of IPv6 by who has made them (RFC 8200 4.5).
 
 use arrayvec::ArrayVec;
 
-use crate::wire::{ipv4, put_u16, u16_at};
+use crate::wire::{IpVersion, ipv4, ipv6, protocol, put_u16, u16_at, u32_at, udp};
 
 /// The longest header.
 const MAX_HEADER: usize = 60;
@@ -14,12 +14,46 @@ const NO_OPERATION: u8 = 1;
 /// The bit of an option that goes into each fragment.
 const COPIED: u8 = 0x80;
 
-/// Cuts an IPv4 packet into fragments of `mtu` octets at most, and gives header and payload of each to `send`, in order.
-/// A packet that is a fragment itself is cut further.
+/// Octets of IPv6's fragment header.
+const FRAGMENT_HEADER: usize = 8;
+
+/// Cuts a packet into fragments of `mtu` octets at most, and gives header and payload of each to `send`, in order. A packet of
+/// IPv4 that is a fragment itself is cut further; of IPv6 only ESP is cut, in UDP or not, right behind the fixed header.
 ///
-/// Gives how many there were. None, and nothing was sent, for what can't be cut: no IPv4 packet, one that ends behind the
+/// Gives how many there were. None, and nothing was sent, for what can't be cut: no IP packet, one that ends behind the
 /// end of all datagrams, or an MTU that has no room for a payload.
-pub fn split(packet: &[u8], mtu: usize, mut send: impl FnMut(&[u8], &[u8])) -> Option<usize> {
+pub fn split(packet: &[u8], mtu: usize, send: impl FnMut(&[u8], &[u8])) -> Option<usize> {
+    match IpVersion::of(packet)? {
+        IpVersion::V4 => split_v4(packet, mtu, send),
+        IpVersion::V6 => split_v6(packet, mtu, send),
+    }
+}
+
+fn split_v6(packet: &[u8], mtu: usize, mut send: impl FnMut(&[u8], &[u8])) -> Option<usize> {
+    let (fixed, payload) = packet.split_first_chunk::<{ ipv6::HEADER_LEN }>()?;
+    let room = mtu.checked_sub(fixed.len() + FRAGMENT_HEADER)? / UNIT * UNIT;
+    if room == 0 || payload.is_empty() {
+        return None;
+    }
+    // No two packets on their way may share it: what is cut is ESP, whose sequence number no other packet of the SA has.
+    let esp = if fixed[ipv6::field::NEXT_HEADER] == protocol::UDP { udp::HEADER_LEN } else { 0 };
+    let id = u32_at(payload, esp)? ^ u32_at(payload, esp + 4)?;
+    let parts = payload.len().div_ceil(room);
+    for (place, part) in payload.chunks(room).enumerate() {
+        let mut header = [0; ipv6::HEADER_LEN + FRAGMENT_HEADER];
+        header.get_mut(..ipv6::HEADER_LEN)?.copy_from_slice(fixed);
+        let named = std::mem::replace(header.get_mut(ipv6::field::NEXT_HEADER)?, ipv6::extension::FRAGMENT);
+        *header.get_mut(ipv6::HEADER_LEN)? = named;
+        let more = u16::from(place + 1 < parts);
+        put_u16(&mut header, ipv6::HEADER_LEN + 2, u16::try_from(place * room).ok()? | more);
+        header.get_mut(ipv6::HEADER_LEN + 4..)?.copy_from_slice(&id.to_be_bytes());
+        ipv6::set_total_length(&mut header, ipv6::HEADER_LEN + FRAGMENT_HEADER + part.len());
+        send(&header, part);
+    }
+    Some(parts)
+}
+
+fn split_v4(packet: &[u8], mtu: usize, mut send: impl FnMut(&[u8], &[u8])) -> Option<usize> {
     let header_len = ipv4::header_len(packet)?;
     let (first, payload) = packet.split_at_checked(header_len)?;
     let later = later_header(first)?;
@@ -121,6 +155,29 @@ mod tests {
         #[test]
         fn nothing_makes_it_panic(octets in prop::collection::vec(any::<u8>(), 0..200), mtu in 0usize..100) {
             let _ = fragments(&octets, mtu);
+        }
+    }
+
+    #[test]
+    fn esp_over_ipv6_is_cut_by_its_sender() {
+        for (protocol, header_len) in [(protocol::ESP, 0), (protocol::UDP, 8)] {
+            let mut packet = vec![0x6B, 0x80, 0, 0, 0, 0, protocol, 64];
+            packet.extend([0x20; 16].into_iter().chain([0x30; 16]).chain(vec![7; header_len]));
+            packet.extend([0, 0, 0x10, 0, 0, 0, 0, 9]);
+            packet.extend((0..2000).map(|n| (n % 251) as u8));
+            let total = packet.len();
+            ipv6::set_total_length(&mut packet, total);
+            let all = fragments(&packet, 1280).unwrap();
+            assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [1280, 48 + total - 40 - 1232]);
+            for (fragment, [offset, more]) in all.iter().zip([[0u16, 1], [1232, 0]]) {
+                assert_eq!((&fragment[..4], fragment[6], &fragment[8..40]), (&packet[..4], 44, &packet[8..40]));
+                assert_eq!(usize::from(u16_at(fragment, 4).unwrap()), fragment.len() - 40);
+                assert_eq!((fragment[40], u16_at(fragment, 42)), (protocol, Some(offset | more)));
+                assert_eq!(u32_at(fragment, 44), Some(0x1009));
+            }
+            let whole: Vec<u8> = all.iter().flat_map(|fragment| fragment[48..].to_vec()).collect();
+            assert_eq!(whole, packet[40..]);
+            assert_eq!(fragments(&packet, 55), None);
         }
     }
 

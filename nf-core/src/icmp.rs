@@ -24,7 +24,7 @@ const BURST: u64 = 20;
 const ICMP_LEN: usize = 8;
 /// The longest error for IPv4 (RFC 1812 4.3.2.3), and for IPv6 (RFC 4443 2.4(c)).
 const MAX_V4: usize = 576;
-const MAX_V6: usize = 1280;
+const MAX_V6: usize = ipv6::MIN_MTU;
 /// The longest of all, in its frame.
 const MAX_FRAME: usize = ethernet::HEADER_LEN + MAX_V6;
 /// The TTL that hosts send with.
@@ -39,6 +39,8 @@ pub enum Problem {
     TtlExpired,
     /// No route leads to its destination.
     NoRoute,
+    /// The next hop or the destination itself doesn't answer on its link.
+    Unreachable,
     /// It is longer than the path takes, and may not be fragmented.
     TooBig {
         /// The longest that it takes, in octets.
@@ -54,6 +56,8 @@ impl Problem {
             (Problem::TtlExpired, IpVersion::V6) => (3, 0, 0),
             (Problem::NoRoute, IpVersion::V4) => (3, 0, 0),
             (Problem::NoRoute, IpVersion::V6) => (1, 0, 0),
+            (Problem::Unreachable, IpVersion::V4) => (3, 1, 0),
+            (Problem::Unreachable, IpVersion::V6) => (1, 3, 0),
             // RFC 1191 4, RFC 4443 3.2.
             (Problem::TooBig { mtu }, IpVersion::V4) => (3, 4, mtu.into()),
             // No link of IPv6 takes less (RFC 8200 5); where a tunnel does, what it carries is fragmented.

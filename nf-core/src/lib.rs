@@ -38,6 +38,7 @@ pub mod metrics;
 pub mod net;
 pub mod notify;
 pub mod packet;
+pub mod path_mtu;
 pub mod plugin;
 pub mod policy;
 pub mod prefix;

@@ -27,6 +27,8 @@ pub struct Packet<'p> {
     inner_at: usize,
     /// Where it goes next.
     hop: Option<Hop>,
+    /// Octets of the largest IP packet in which it may leave, whatever the port's MTU.
+    mtu: u16,
     /// Whether it may leave on an unprotected port.
     may_leave_unprotected: bool,
     is_own: bool,
@@ -74,6 +76,7 @@ impl<'p> Packet<'p> {
             transit: None,
             inner_at: 0,
             hop: None,
+            mtu: u16::MAX,
             may_leave_unprotected: false,
             is_own: false,
         })
@@ -207,6 +210,18 @@ impl<'p> Packet<'p> {
     #[inline]
     pub(crate) fn set_hop(&mut self, hop: Hop) {
         self.hop = Some(hop);
+    }
+
+    /// Octets of the largest IP packet in which it may leave, whatever the port's MTU.
+    #[inline]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Has it leave in packets of so many octets at most.
+    #[inline]
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
     }
 
     /// Whether it may leave on an unprotected port: no packet may by itself (RFC 4301 5.1).

@@ -22,6 +22,7 @@ use crate::policy::Selectors;
 use crate::prefix::Prefix;
 use crate::sa::outbound::OutboundSa;
 use crate::sa::spec::{FieldError, names};
+use crate::types::Spi;
 
 names! {
     /// What is done with packets that a policy is for (RFC 4301 4.4.1).
@@ -98,6 +99,8 @@ pub struct Spd {
     entries: HashTable<Entry>,
     /// The lengths that occur, of IPv4 and of IPv6, the longest first.
     lengths: [Vec<Lengths>; 2],
+    /// The SAs by SPI and the peer's address.
+    sas: HashTable<Arc<OutboundSa>>,
     seed: u64,
 }
 
@@ -111,8 +114,12 @@ impl Spd {
     /// The table of these policies, in the order in which they are written, and outbound SAs. An SA is an entry by
     /// itself, for its selectors; and where a policy asks for an SA, it is taken if its selectors cover the policy's.
     pub fn new<'s>(policies: &[Policy], sas: impl IntoIterator<Item = &'s Arc<OutboundSa>>) -> Spd {
-        let mut spd =
-            Spd { entries: HashTable::new(), lengths: [Vec::new(), Vec::new()], seed: RandomState::new().hash_one(0) };
+        let mut spd = Spd {
+            entries: HashTable::new(),
+            lengths: [Vec::new(), Vec::new()],
+            sas: HashTable::new(),
+            seed: RandomState::new().hash_one(0),
+        };
         for (number, policy) in policies.iter().enumerate() {
             let id = PolicyId(number as u32);
             let (verdict, rank) = match policy.action {
@@ -123,6 +130,9 @@ impl Spd {
             keys(&policy.selectors, |key| spd.put(key, verdict.clone(), rank));
         }
         for sa in sas {
+            spd.sas.insert_unique(hash_sa(spd.seed, sa.key.spi, sa.to), Arc::clone(sa), |sa| {
+                hash_sa(spd.seed, sa.key.spi, sa.to)
+            });
             let entry = |spd: &mut Spd, key| spd.put(key, Verdict::Protect(Arc::clone(sa)), Rank::Sa(sa.id));
             keys(&sa.selectors, |key| entry(&mut spd, key));
             for policy in policies {
@@ -174,6 +184,12 @@ impl Spd {
         })
     }
 
+    /// The SA that sends packets with that SPI from one address to another.
+    pub fn sa(&self, spi: Spi, src: IpAddr, dst: IpAddr) -> Option<&OutboundSa> {
+        let is_it = |sa: &Arc<OutboundSa>| (sa.key.spi, sa.key.src, sa.to) == (spi, src, dst);
+        self.sas.find(hash_sa(self.seed, spi, dst), is_it).map(|sa| &**sa)
+    }
+
     /// Whether nothing is said of any packet.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -211,6 +227,10 @@ fn covers(selectors: &Selectors, key: Key) -> bool {
 fn hash(seed: u64, key: Key) -> u64 {
     let lengths = u128::from(key.dst.length()) << 8 | u128::from(key.src.length());
     [lengths, bits(key.dst.address()), bits(key.src.address())].into_iter().fold(seed, mix)
+}
+
+fn hash_sa(seed: u64, spi: Spi, to: IpAddr) -> u64 {
+    [u128::from(spi.0), bits(to)].into_iter().fold(seed, mix)
 }
 
 #[cfg(test)]

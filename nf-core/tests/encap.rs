@@ -534,3 +534,100 @@ fn an_outbound_sa_follows_the_peer_behind_its_nat() {
     let at = Some("10.1.1.1".parse().unwrap());
     head.control(|control| control.delete_sa(Spi(0x1000), at, None)).unwrap();
 }
+
+/// An ICMP message to the head end that a packet of its was too big, as a router on the way sends it.
+fn too_big(sealed: &[u8], mtu: u16) -> Vec<u8> {
+    let quoted = &sealed[ethernet::HEADER_LEN..ethernet::HEADER_LEN + 64];
+    let v6 = quoted[0] >> 4 == 6;
+    let mut icmp = if v6 { vec![2, 0, 0, 0, 0, 0] } else { vec![3, 4, 0, 0, 0, 0] };
+    icmp.extend(mtu.to_be_bytes());
+    icmp.extend(quoted);
+    let packet = if v6 {
+        let (router, us) = ("2001:db8::99".parse::<std::net::Ipv6Addr>().unwrap().octets(), &quoted[8..24]);
+        let pseudo = checksum::sum(&router) + checksum::sum(us) + 58 + icmp.len() as u64;
+        let sum = !checksum::fold(checksum::sum(&icmp) + pseudo);
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        [&[0x60, 0, 0, 0, 0, icmp.len() as u8, 58, 64][..], &router, us, &icmp].concat()
+    } else {
+        let sum = checksum::checksum(&icmp);
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        ipv4([192, 0, 2, 99], quoted[12..16].try_into().unwrap(), 1, &icmp)
+    };
+    let mut frame = frame(&packet);
+    frame[..6].copy_from_slice(&MACS[0].0);
+    frame
+}
+
+#[test]
+fn a_router_on_the_path_lowers_its_mtu_for_a_while() {
+    let with_df = |len: usize| {
+        let mut packet = inner(&vec![0; len - 20]);
+        packet[6] = 0x40;
+        nf_core::wire::ipv4::refresh_checksum(&mut packet);
+        packet
+    };
+    for encap in ["none", "udp"] {
+        let mut pair = Pair::new(&[spec(0x1000, &json!({"encap": encap}))]);
+        let longest = pair.seal(&[with_df(1400)]);
+        let mut strange = longest[0].clone();
+        strange[ethernet::HEADER_LEN + 20 + if encap == "udp" { 8 } else { 0 }] ^= 1;
+        for message in [too_big(&strange, 1000), too_big(&longest[0], 1500), too_big(&longest[0], 9000)] {
+            pair.head.receive_on(OUTSIDE, 0, &[&message]);
+            assert_eq!(pair.seal(&[with_df(1400)]).len(), 1, "no SA of ours, or nothing new");
+        }
+        pair.head.receive_on(OUTSIDE, 0, &[&too_big(&longest[0], 1200)]);
+        pair.head.receive_on(OUTSIDE, 0, &[&too_big(&longest[0], 1300)]);
+        let overhead = longest[0].len() - ethernet::HEADER_LEN - 1400;
+        let fits = (1200 - overhead) / 4 * 4 - 2;
+        assert_eq!(pair.seal(&[with_df(fits), with_df(1201), inner(&[0; 1300])]).len(), 2, "what has DF must fit");
+        assert_eq!(pair.counts(DropReason::OutDfSet), 1);
+        let shown = |pair: &Pair, now| match &pair.head.controller.sas().next().unwrap().sa {
+            nf_core::control::controller::InstalledSa::Out(sa) => sa.path_mtu(now),
+            nf_core::control::controller::InstalledSa::In(_) => None,
+        };
+        assert_eq!(shown(&pair, Nanos(1)), Some(1200));
+        pair.head.receive_on(OUTSIDE, 0, &[&too_big(&longest[0], 68)]);
+        assert_eq!(shown(&pair, Nanos(1)), Some(576));
+        pair.head.tick(Nanos::from_secs(601));
+        assert_eq!(pair.seal(&[with_df(1400)]).len(), 1, "ten minutes later a longer one tries the path again");
+        assert_eq!(pair.counts(DropReason::NotForUs), 6, "the host's stack would have had the messages");
+    }
+    let mut fixed = Pair::new(&[spec(0x1000, &json!({"path_mtu": 1450}))]);
+    let longest = fixed.seal(&[with_df(1380)]);
+    fixed.head.receive_on(OUTSIDE, 0, &[&too_big(&longest[0], 1200)]);
+    assert_eq!(fixed.seal(&[with_df(1380)]).len(), 1, "the operator knows better");
+}
+
+#[test]
+fn over_ipv6_the_head_end_itself_cuts_what_may_be_cut() {
+    let v6 = json!({"src": "2001:db8::2", "dst": "2001:db8::1"});
+    let whole = |frames: &[Vec<u8>]| {
+        let payload: Vec<u8> = frames.iter().flat_map(|frame| frame[62..].to_vec()).collect();
+        let mut frame = [&frames[0][..54], &payload].concat();
+        frame[20] = frames[0][54];
+        frame[18..20].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+        frame
+    };
+    for encap in ["none", "udp"] {
+        let mut spec = spec(0x1000, &v6);
+        spec["encap"] = encap.into();
+        let mut pair = Pair::new(&[spec]);
+        let short = pair.seal(&[numbered(1)]);
+        pair.head.receive_on(OUTSIDE, 0, &[&too_big(&short[0], 1280)]);
+        let mut small6 = inner6(&[]);
+        small6.resize(1280, 7);
+        small6[4..6].copy_from_slice(&1240u16.to_be_bytes());
+        let mut large6 = small6.clone();
+        large6.resize(1290, 7);
+        large6[4..6].copy_from_slice(&1250u16.to_be_bytes());
+        for packet in [inner(&[7; 1300]), small6] {
+            let fragments = pair.seal(std::slice::from_ref(&packet));
+            assert_eq!(fragments.len(), 2);
+            assert!(fragments.iter().all(|frame| frame.len() <= 1280 + ethernet::HEADER_LEN && frame[20] == 44));
+            assert_eq!(pair.open(&[whole(&fragments)]), [two_hops_later(&packet)]);
+        }
+        assert!(pair.seal(&[large6]).is_empty(), "its sender can send less");
+        assert_eq!(pair.counts(DropReason::OutDfSet), 1);
+        assert!(pair.head.counters().is_conserved());
+    }
+}

@@ -345,6 +345,25 @@ fn senders_are_told_why_their_packets_end() {
     }
 }
 
+/// A host that doesn't answer is asked for a while before anybody is told that it can't be reached.
+#[test]
+fn senders_are_told_of_hosts_that_do_not_answer() {
+    let mut nf = nf_with_addresses();
+    for (packet, kind) in
+        [(udp("172.17.0.9", "172.17.0.77", 64, 8), [3, 1]), (udp("2001:db8::9", "2001:db8::77", 64, 8), [1, 3])]
+    {
+        let start = nf.now.0;
+        for second in 0..3 {
+            nf.now = Nanos(start + second * Nanos::SECOND);
+            assert_eq!(nf.receive_on(LAN, 0, &[&frame(&packet)]), [], "second {second}");
+        }
+        nf.now = Nanos(start + 3 * Nanos::SECOND);
+        let sent = nf.receive_on(LAN, 0, &[&frame(&packet)]);
+        assert_eq!(sent.iter().map(|(_, error)| icmp(error).1).collect::<Vec<_>>(), [kind]);
+    }
+    assert_eq!(drops(&nf, DropReason::NoNeighbour), 8);
+}
+
 /// RFC 1812 4.3.2.7, RFC 4443 2.4(e).
 #[test]
 fn there_are_no_errors_about_errors_groups_and_fragments() {

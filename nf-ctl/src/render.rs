@@ -304,6 +304,9 @@ pub(crate) fn sa(sa: &SaReport) -> String {
     if let Some(destination) = sa.destination.filter(|to| to.port.is_some()) {
         line!(out, "  packets go to {destination}");
     }
+    if let Some(mtu) = sa.path_mtu {
+        line!(out, "  path MTU {mtu}");
+    }
     if sa.direction == Direction::Out.as_str() {
         line!(out, "  highest sequence number: {}", sa.highest_seq.map_or("none".to_owned(), |seq| seq.to_string()));
         line!(out, "  #pkts encaps: {}, octets: {}", sa.totals.packets, sa.totals.octets);

@@ -207,6 +207,10 @@ fn report(stored: &StoredSa, now: Nanos) -> SaReport {
         peer: params.peer.clone(),
         source: sa.is_used().then_some(*peer_at),
         destination: matches!(sa, InstalledSa::Out(_)).then_some(*peer_at),
+        path_mtu: match sa {
+            InstalledSa::Out(sa) => sa.path_mtu(now),
+            InstalledSa::In(_) => None,
+        },
         mode: params.mode.to_string(),
         encap: params.encap.to_string(),
         transform: params.transform.name(),

@@ -391,6 +391,9 @@ pub struct SaReport {
     /// Outbound: where packets go to, the peer's address and in UDP its port. It changes where the SA follows another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Endpoint>,
+    /// Outbound: octets of the largest outer packet that the path takes, where the operator or a router has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
     /// `tunnel` or `transport`.
     pub mode: String,
     /// `none` or `udp`.
@@ -428,6 +431,7 @@ impl SaReport {
             peer: None,
             source: None,
             destination: None,
+            path_mtu: None,
             mode: String::new(),
             encap: String::new(),
             transform: String::new(),

@@ -35,8 +35,8 @@ use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
 use crate::sa::outbound::OutboundSa;
 use crate::sa::spec::{Df, Mode};
 use crate::spd::{PolicyId, Verdict};
-use crate::types::{SeqNo, Spi};
-use crate::wire::{self, Inner, IpVersion, ethernet, ipv4, transport};
+use crate::types::{Nanos, SeqNo, Spi};
+use crate::wire::{self, Inner, IpVersion, ethernet, ipv4, ipv6, transport};
 
 pub use outer::Outer;
 use outer::{PerPacket, write_esp};
@@ -131,13 +131,16 @@ fn choose<'s>(core: &mut CoreCx<'s>, batch: &mut Batch<'_>, lanes: Lanes, jobs: 
         last = Some(((src, dst), verdict));
         match verdict {
             None => {}
-            Some(Verdict::Protect(sa)) => match admit(ip, inner, sa, port) {
-                Ok(df) => {
+            Some(Verdict::Protect(sa)) => match admit(ip, inner, sa, path_mtu(sa, port, core.now)) {
+                Ok(Admitted { df, cut_to }) => {
                     let esp_at = match sa.mode {
                         Mode::Tunnel => sa.outer.len(),
                         Mode::Transport => inner.l4() + sa.outer.len(),
                     };
                     jobs.push(Job { lane, sa, inner, seq: SeqNo(0), df, esp_at });
+                    if let Some(mtu) = cut_to {
+                        batch.packet_mut(lane).set_mtu(mtu);
+                    }
                 }
                 Err(why) => {
                     sa.counters(core.id).refused.add(1);
@@ -178,7 +181,7 @@ fn want(core: &mut CoreCx<'_>, policy: PolicyId, src: IpAddr, dst: IpAddr) {
 /// Tells a packet's sender how long it may be so that it goes into the tunnel (RFC 4301 8.2).
 #[cold]
 fn tell_mtu(core: &mut CoreCx<'_>, packet: &Packet<'_>, inner: Inner, sa: &OutboundSa, port: &NetPort) {
-    let room = path_mtu(sa, port).saturating_sub(sa.outer.len());
+    let room = path_mtu(sa, port, core.now).saturating_sub(sa.outer.len());
     let mtu = match sa.mode {
         Mode::Tunnel => sa.layout.data_within(room),
         Mode::Transport => inner.l4() + sa.layout.data_within(room.saturating_sub(inner.l4())),
@@ -188,17 +191,29 @@ fn tell_mtu(core: &mut CoreCx<'_>, packet: &Packet<'_>, inner: Inner, sa: &Outbo
 
 /// The longest packet that an SA's path takes, as far as it is known.
 #[inline]
-fn path_mtu(sa: &OutboundSa, port: &NetPort) -> usize {
-    sa.path_mtu.unwrap_or(u16::MAX).min(port.mtu).into()
+fn path_mtu(sa: &OutboundSa, port: &NetPort, now: Nanos) -> usize {
+    sa.path_mtu(now).unwrap_or(u16::MAX).min(port.mtu).into()
 }
 
-/// Whether a packet can go by its SA; gives the outer DF bit.
+/// How a packet goes by its SA.
+struct Admitted {
+    /// The outer DF bit.
+    df: bool,
+    /// The largest fragment, where the outer packet is to be cut here: nobody on the way cuts one of IPv6.
+    cut_to: Option<u16>,
+}
+
+/// Whether a packet can go by its SA, on a path that takes outer packets of `mtu` octets at most.
 #[inline]
-fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, port: &NetPort) -> Result<bool, DropReason> {
+fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, mtu: usize) -> Result<Admitted, DropReason> {
     if sa.phase().is_over() {
         return Err(by_version(inner, DropReason::OutInvalidSaV4, DropReason::OutInvalidSaV6));
     }
-    let inner_df = inner.version == IpVersion::V6 || ipv4::dont_fragment(ip);
+    let inner_df = match inner.version {
+        IpVersion::V4 => ipv4::dont_fragment(ip),
+        // A sender of IPv6 can't be told to send less than all links take (RFC 8200 5, RFC 2473 7.1).
+        IpVersion::V6 => sa.mode == Mode::Transport || inner.total_len() > ipv6::MIN_MTU,
+    };
     let (len, df) = match sa.mode {
         Mode::Tunnel => {
             let df = match sa.df {
@@ -206,8 +221,6 @@ fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, port: &NetPort) -> Result<boo
                 Df::Set => true,
                 Df::Clear => false,
             };
-            // IPv6 is fragmented by nobody on the way.
-            let df = df || sa.outer.version() == IpVersion::V6;
             (sa.outer.len() + sa.layout.esp_len(inner.total_len()), df)
         }
         Mode::Transport => {
@@ -222,10 +235,11 @@ fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, port: &NetPort) -> Result<boo
     if len > usize::from(u16::MAX) {
         return Err(by_version(inner, DropReason::OutTooBigV4, DropReason::OutTooBigV6));
     }
-    if df && len > path_mtu(sa, port) {
+    if df && len > mtu {
         return Err(DropReason::OutDfSet);
     }
-    Ok(df)
+    let cut = len > mtu && sa.outer.version() == IpVersion::V6;
+    Ok(Admitted { df, cut_to: cut.then_some(mtu as u16) })
 }
 
 /// Stage 2: sequence numbers, a block for each SA's packets. Those for which none are left are dropped: the SA has come to

@@ -8,7 +8,7 @@ mod resolve;
 mod table;
 
 pub use neighbours::{Neighbour, Neighbours};
-pub use resolve::Resolver;
+pub use resolve::{Answer, Resolver};
 pub use table::Routes;
 
 use std::net::IpAddr;

@@ -4,6 +4,7 @@ pub mod inbound;
 pub mod larval;
 pub mod lifetime;
 pub mod outbound;
+pub mod path_mtu;
 pub mod replay;
 pub mod spec;
 pub mod table;

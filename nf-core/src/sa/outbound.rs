@@ -12,9 +12,10 @@ use crate::policy::Selectors;
 use crate::sa::inbound::{Progress, SaKey, SaTotals};
 use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
 use crate::sa::of_core;
+use crate::sa::path_mtu::PathMtu;
 use crate::sa::spec::{Df, Mode, SaParams};
 use crate::state::Mark;
-use crate::types::{CoreId, SeqNo};
+use crate::types::{CoreId, Nanos, SeqNo};
 
 /// The last number with ESN. Cores may take numbers beyond an SA's last one before they hear that it has ended; this far
 /// from the end of 64 bits they never get to where numbers begin again.
@@ -41,8 +42,8 @@ pub struct OutboundSa {
     pub outer: Outer,
     /// The outer DF bit.
     pub df: Df,
-    /// Octets of the largest outer packet that the path takes, if that is known.
-    pub path_mtu: Option<u16>,
+    /// Octets of the largest outer packet that the path takes, if the operator has said so.
+    path_mtu: Option<u16>,
     state: Arc<State>,
 }
 
@@ -53,6 +54,7 @@ struct State {
     mark: Option<Mark>,
     ivs: IvSource,
     sealer: Box<dyn Sealer>,
+    learned_mtu: PathMtu,
     counters: Box<[OutboundCounters]>,
     allowance: Allowance,
     /// The first sequence number at which traffic may have reached a limit.
@@ -123,6 +125,7 @@ impl OutboundSa {
             mark,
             ivs: IvSource::new(&params.transform)?,
             sealer: engine.prepare_seal(&params.transform)?,
+            learned_mtu: PathMtu::default(),
             counters: (0..cores.max(1)).map(|_| OutboundCounters::default()).collect(),
             phase: Phase::default(),
         };
@@ -155,6 +158,7 @@ impl OutboundSa {
     #[must_use]
     pub fn moved(&self, to: IpAddr, port: u16) -> Option<OutboundSa> {
         let outer = self.outer.moved(to, port)?;
+        self.state.learned_mtu.forget();
         Some(OutboundSa {
             key: self.key,
             id: self.id,
@@ -205,6 +209,20 @@ impl OutboundSa {
     /// The highest number that was used.
     pub fn highest(&self) -> Option<SeqNo> {
         self.state.numbers.highest()
+    }
+
+    /// Octets of the largest outer packet that the path takes, as far as it is known: from the operator, or else from the
+    /// routers on the way.
+    #[inline]
+    pub fn path_mtu(&self, now: Nanos) -> Option<u16> {
+        self.path_mtu.or_else(|| self.state.learned_mtu.get(now))
+    }
+
+    /// Takes a router's word that the path takes no larger packets than of `mtu` octets. What the operator has said no message
+    /// changes. Gives whether the path takes less than was known.
+    #[cold]
+    pub fn lower_path_mtu(&self, mtu: u16, now: Nanos) -> bool {
+        self.path_mtu.is_none() && self.state.learned_mtu.lower(mtu, now)
     }
 
     /// Octets of the largest packet, its IP header included in tunnel mode, for which the outer packet has `mtu` octets at

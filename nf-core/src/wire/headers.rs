@@ -99,6 +99,12 @@ impl Headers {
         self.esp_at.into()..self.end.into()
     }
 
+    /// The upper-layer header and all behind it that belongs to the datagram.
+    #[inline]
+    pub fn upper_layer_range(self) -> Range<usize> {
+        self.l4.into()..self.end.into()
+    }
+
     #[inline]
     fn is_esp(self) -> bool {
         matches!(self.kind, Kind::Esp | Kind::EspInUdp)

@@ -5,6 +5,8 @@ use super::{put_u16, u16_at};
 
 /// Octets of the fixed header.
 pub const HEADER_LEN: usize = 40;
+/// Octets of a packet that every link takes (RFC 8200 5).
+pub const MIN_MTU: usize = 1280;
 
 /// Offsets of fields.
 pub(crate) mod field {
@@ -16,7 +18,7 @@ pub(crate) mod field {
 }
 
 /// Extension headers that may stand before ESP.
-pub(super) mod extension {
+pub(crate) mod extension {
     pub(crate) const HOP_BY_HOP: u8 = 0;
     pub(crate) const ROUTING: u8 = 43;
     pub(crate) const FRAGMENT: u8 = 44;

@@ -78,6 +78,7 @@ impl Desk {
             peer: params.peer,
             source: None,
             destination: None,
+            path_mtu: None,
             mode: params.mode.to_string(),
             encap: params.encap.to_string(),
             transform: params.transform.name(),

@@ -43,6 +43,7 @@ impl Controller {
                     }
                     Some(Event::LimitReached { sa, limit, unit, at }) => self.on_limit(sa, limit, unit, at),
                     Some(Event::SaWanted(event)) => self.on_sa_wanted(&event),
+                    Some(Event::PathMtu { sa, mtu }) => self.on_path_mtu(sa, mtu),
                     Some(Event::Unresolved { port, address }) => self.routing.ask(port, address),
                     None => break,
                 }
@@ -87,6 +88,16 @@ impl Controller {
             self.subscribers.publish(&event);
         }
         self.followed(&sa.key, to);
+    }
+
+    fn on_path_mtu(&mut self, sa: SaRef, mtu: u16) {
+        if let Some(stored) = self.stored(sa) {
+            let name = stored.name();
+            tracing::info!(
+                spi = %name.spi, src = %name.src, dst = %name.dst, peer = name.peer, mtu,
+                "a router on the path takes smaller packets only: for ten minutes the SA's packets keep to that"
+            );
+        }
     }
 
     fn on_sa_wanted(&mut self, event: &SaWanted) {
