@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Fixture, fixture_dir, fixtures, read_pcap};
+use common::{Fixture, Peer, fixture_dir, fixtures, read_pcap, write_pcap};
 use nf_core::counters::Report;
 
 const MESSAGE: &str = "%CRYPTO-4-RECVD_PKT_INV_SPI: decaps: rec'd IPSEC packet has invalid spi for destaddr=";
@@ -72,8 +72,14 @@ fn every_fixture_goes_through_crypto_devices() {
     let names: Vec<String> = fixtures().into_iter().filter(|name| name != "esn-cbc128-sha1").collect();
     play_fixtures(nf_core, &by_device("crypto_aesni_mb0"), &names);
     // One of each kind by the other one, which doesn't have ChaCha20-Poly1305.
-    let names =
-        ["esn-gcm128", "bad-icv-cbc", "reorder-gcm128", "v4-transport-cbc256-sha512", "v4-tunnel-null-sha256", "vlan-gcm128"];
+    let names = [
+        "esn-gcm128",
+        "bad-icv-cbc",
+        "reorder-gcm128",
+        "v4-transport-cbc256-sha512",
+        "v4-tunnel-null-sha256",
+        "vlan-gcm128",
+    ];
     play_fixtures(nf_core, &by_device("crypto_openssl0"), &names);
 }
 
@@ -85,8 +91,8 @@ fn what_a_device_has_no_room_for_is_dropped_and_counted() {
     let mut peer = Peer::new(0x1000);
     let frames: Vec<Vec<u8>> = (0..64).map(|_| peer.next()).collect();
     write_pcap(&path("in.pcap"), &frames);
-    let sa = format!("[[sa]]\n{}\n", toml::to_string(&peer.spec(&serde_json::json!({}))).unwrap());
-    std::fs::write(path("nf.toml"), format!("{}device_depth = 16\n{sa}", by_device("crypto_aesni_mb0"))).unwrap();
+    let device = by_device("crypto_aesni_mb0");
+    std::fs::write(path("nf.toml"), format!("{device}device_depth = 16\n{}", peer.to_toml())).unwrap();
     let out = replay(&path("nf.toml"), &path("in.pcap"), &path("out.pcap"), &path("stats.json"));
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let report = report(&path("stats.json"));
