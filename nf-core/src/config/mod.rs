@@ -657,6 +657,21 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
                 "nf.toml:18: [crypto] engine: there is no crypto engine `gpu`; use `auto`, `aes-gcm`, `ipsec-mb`, `ring` or `cryptodev`",
             ),
             (
+                "engine = \"aes-gcm\"",
+                "engine = \"cryptodev\"",
+                "nf.toml:18: [crypto] engine: cryptodev needs a device: name it, such as device = \"crypto_aesni_mb0\"",
+            ),
+            (
+                "engine = \"aes-gcm\"",
+                "engine = \"cryptodev\"\ndevice = \"crypto_aesni_mb0\"\ndevice_depth = 1000",
+                "nf.toml:20: [crypto] device_depth: 1000 isn't a power of two, such as 1024",
+            ),
+            (
+                "engine = \"aes-gcm\"",
+                "engine = \"ring\"\ndevice = \"crypto_aesni_mb0\"",
+                "nf.toml:19: [crypto] device: is for engine = \"cryptodev\", and the engine is `ring`",
+            ),
+            (
                 "role = \"protected\"",
                 "role = \"inside\"",
                 "nf.toml:26: [[port]] #2 role: `inside` isn't one of `unprotected`, `protected`, `exception`",
