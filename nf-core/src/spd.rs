@@ -2,8 +2,9 @@
 //! (RFC 4301 4.4.1), as the cores read it.
 //!
 //! An entry is for packets from one network to another. Of the entries that a packet fits, the one with the longest
-//! destination prefix counts, and of those the one with the longest source prefix. No two entries have the same networks:
-//! which policy or SA holds for them is settled when the table is made.
+//! destination prefix counts, and of those the one with the longest source prefix. No two entries have the same networks. Most
+//! hold one answer for all packets: which policy or SA that is, is settled when the table is made. Where selectors name protocols
+//! and ports there are several, of which the one for the fewest counts.
 //!
 //! The entries are in one hash table. A look-up asks it once for each pair of prefix lengths that occurs, the longest
 //! first: tables of thousands of tunnels have few such pairs.
@@ -18,7 +19,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 
 use crate::hash::{bits, mix};
-use crate::policy::Selectors;
+use crate::policy::{Selector, Selectors, Upper};
 use crate::prefix::Prefix;
 use crate::sa::outbound::OutboundSa;
 use crate::sa::spec::{FieldError, names};
@@ -80,11 +81,53 @@ struct Lengths {
 
 struct Entry {
     key: Key,
+    /// The first one that a packet fits counts.
+    answers: Vec<Answer>,
+}
+
+struct Answer {
+    flows: Flows,
     verdict: Verdict,
     rank: Rank,
 }
 
-/// Which of two entries with the same networks counts: the greater one. Policies that forbid or permit go before all
+/// Which of the packets between two networks: all, or those of a protocol and of ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Flows {
+    src: Upper,
+    dst: Upper,
+}
+
+impl Flows {
+    const ALL: Flows = Flows { src: Upper::ANY, dst: Upper::ANY };
+
+    /// None where no packet has both protocols.
+    fn new(src: Upper, dst: Upper) -> Option<Flows> {
+        let (one, other) = (src.protocol(), dst.protocol());
+        (one == 0 || other == 0 || one == other).then_some(Flows { src, dst })
+    }
+
+    fn fits(self, flow: Flow) -> bool {
+        self.src.fits(flow.protocol, flow.ports.map(|(src, _)| src))
+            && self.dst.fits(flow.protocol, flow.ports.map(|(_, dst)| dst))
+    }
+
+    /// The narrower, the smaller: those of a protocol before those of any, then by ports.
+    fn width(self) -> (bool, u64) {
+        (self.src.protocol() == 0 && self.dst.protocol() == 0, self.src.ports() * self.dst.ports())
+    }
+}
+
+/// What is asked of a packet beside its addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flow {
+    /// Its upper-layer protocol.
+    pub protocol: u8,
+    /// Its ports, or what selectors take for them ([`Inner::selector_ports`](crate::wire::Inner::selector_ports)).
+    pub ports: Option<(u16, u16)>,
+}
+
+/// Which of two entries with the same networks and flows counts: the greater one. Policies that forbid or permit go before all
 /// else, the first written first; an SA goes before a policy that asks for one, the newest first, so that a rekeyed one
 /// takes over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -101,6 +144,8 @@ pub struct Spd {
     lengths: [Vec<Lengths>; 2],
     /// The SAs by SPI and the peer's address.
     sas: HashTable<Arc<OutboundSa>>,
+    /// Whether protocols and ports count.
+    by_flow: bool,
     seed: u64,
 }
 
@@ -118,6 +163,7 @@ impl Spd {
             entries: HashTable::new(),
             lengths: [Vec::new(), Vec::new()],
             sas: HashTable::new(),
+            by_flow: false,
             seed: RandomState::new().hash_one(0),
         };
         for (number, policy) in policies.iter().enumerate() {
@@ -127,20 +173,21 @@ impl Spd {
                 PolicyAction::Bypass => (Verdict::Bypass, Rank::Decided(std::cmp::Reverse(id))),
                 PolicyAction::Discard => (Verdict::Discard, Rank::Decided(std::cmp::Reverse(id))),
             };
-            keys(&policy.selectors, |key| spd.put(key, verdict.clone(), rank));
+            keys(&policy.selectors, |key, flows| spd.put(key, flows, verdict.clone(), rank));
         }
         for sa in sas {
             spd.sas.insert_unique(hash_sa(spd.seed, sa.key.spi, sa.to), Arc::clone(sa), |sa| {
                 hash_sa(spd.seed, sa.key.spi, sa.to)
             });
-            let entry = |spd: &mut Spd, key| spd.put(key, Verdict::Protect(Arc::clone(sa)), Rank::Sa(sa.id));
-            keys(&sa.selectors, |key| entry(&mut spd, key));
+            let entry =
+                |spd: &mut Spd, key, flows| spd.put(key, flows, Verdict::Protect(Arc::clone(sa)), Rank::Sa(sa.id));
+            keys(&sa.selectors, |key, flows| entry(&mut spd, key, flows));
             for policy in policies {
                 let whose = policy.peer.is_none() || policy.peer == sa.peer;
                 if policy.action == PolicyAction::Protect && whose {
-                    keys(&policy.selectors, |key| {
-                        if covers(&sa.selectors, key) {
-                            entry(&mut spd, key);
+                    keys(&policy.selectors, |key, flows| {
+                        if covers(&sa.selectors, key, flows) {
+                            entry(&mut spd, key, flows);
                         }
                     });
                 }
@@ -152,18 +199,22 @@ impl Spd {
         spd
     }
 
-    fn put(&mut self, key: Key, verdict: Verdict, rank: Rank) {
+    fn put(&mut self, key: Key, flows: Flows, verdict: Verdict, rank: Rank) {
         let seed = self.seed;
+        self.by_flow |= flows != Flows::ALL;
         let hash = hash(seed, key);
         match self.entries.entry(hash, |entry| entry.key == key, |entry| self::hash(seed, entry.key)) {
             Place::Occupied(mut place) => {
-                let entry = place.get_mut();
-                if rank > entry.rank {
-                    (entry.verdict, entry.rank) = (verdict, rank);
+                let answers = &mut place.get_mut().answers;
+                match answers.iter_mut().find(|answer| answer.flows == flows) {
+                    Some(answer) if rank > answer.rank => (answer.verdict, answer.rank) = (verdict, rank),
+                    Some(_) => return,
+                    None => answers.push(Answer { flows, verdict, rank }),
                 }
+                answers.sort_by_key(|answer| (answer.flows.width(), std::cmp::Reverse(answer.rank)));
             }
             Place::Vacant(place) => {
-                place.insert(Entry { key, verdict, rank });
+                place.insert(Entry { key, answers: vec![Answer { flows, verdict, rank }] });
             }
         }
         let lengths = Lengths { dst: key.dst.length(), src: key.src.length() };
@@ -174,13 +225,21 @@ impl Spd {
         }
     }
 
+    /// Whether a packet's protocol and ports count, so that [`Spd::look_up`] must be told them.
+    #[inline]
+    pub fn is_by_flow(&self) -> bool {
+        self.by_flow
+    }
+
     /// What becomes of a packet; none where nothing is said of it.
     #[inline]
-    pub fn look_up(&self, src: IpAddr, dst: IpAddr) -> Option<&Verdict> {
+    pub fn look_up(&self, src: IpAddr, dst: IpAddr, flow: Flow) -> Option<&Verdict> {
         let lengths = self.lengths.get(usize::from(dst.is_ipv6()))?;
         lengths.iter().find_map(|lengths| {
             let key = Key { src: Prefix::around(src, lengths.src), dst: Prefix::around(dst, lengths.dst) };
-            self.entries.find(hash(self.seed, key), |entry| entry.key == key).map(|entry| &entry.verdict)
+            let entry = self.entries.find(hash(self.seed, key), |entry| entry.key == key)?;
+            let fits = |answer: &&Answer| answer.flows == Flows::ALL || answer.flows.fits(flow);
+            entry.answers.iter().find(fits).map(|answer| &answer.verdict)
         })
     }
 
@@ -201,26 +260,38 @@ impl Spd {
     }
 }
 
-/// The networks of each entry that selectors make: an empty list stands for any address of either IP version.
-fn keys(selectors: &Selectors, mut each: impl FnMut(Key)) {
+/// The networks and flows of each entry that selectors make: an empty list stands for anything of either IP version.
+fn keys(selectors: &Selectors, mut each: impl FnMut(Key, Flows)) {
     for is_ipv4 in [true, false] {
-        let any = [Prefix::any(is_ipv4)];
+        let any = [Prefix::any(is_ipv4).into()];
         let of = |list| of_version(list, &any, is_ipv4);
         for src in of(&selectors.src) {
-            of(&selectors.dst).for_each(|dst| each(Key { src, dst }));
+            for dst in of(&selectors.dst) {
+                if let Some(flows) = Flows::new(src.upper, dst.upper) {
+                    each(Key { src: src.network, dst: dst.network }, flows);
+                }
+            }
         }
     }
 }
 
-fn of_version<'l>(list: &'l [Prefix], any: &'l [Prefix], is_ipv4: bool) -> impl Iterator<Item = Prefix> + 'l {
+fn of_version<'l>(list: &'l [Selector], any: &'l [Selector], is_ipv4: bool) -> impl Iterator<Item = Selector> + 'l {
     let list = if list.is_empty() { any } else { list };
-    list.iter().copied().filter(move |prefix| prefix.address().is_ipv4() == is_ipv4)
+    list.iter().copied().filter(move |selector| selector.network.address().is_ipv4() == is_ipv4)
 }
 
-/// Whether all packets between two networks fit selectors.
-fn covers(selectors: &Selectors, key: Key) -> bool {
-    let within = |list: &[Prefix], network| list.is_empty() || list.iter().any(|prefix| prefix.covers(network));
-    within(&selectors.src, key.src) && within(&selectors.dst, key.dst)
+/// Whether all packets of these flows between two networks fit selectors.
+fn covers(selectors: &Selectors, key: Key, flows: Flows) -> bool {
+    // A protocol that one end names holds for both.
+    let both = |upper: Upper, other: Upper| match upper.protocol() {
+        0 => Upper::new(other.protocol(), 0..=u16::MAX).unwrap_or(upper),
+        _ => upper,
+    };
+    let within = |list: &[Selector], network, upper| {
+        list.is_empty() || list.iter().any(|selector| selector.network.covers(network) && selector.upper.covers(upper))
+    };
+    within(&selectors.src, key.src, both(flows.src, flows.dst))
+        && within(&selectors.dst, key.dst, both(flows.dst, flows.src))
 }
 
 #[inline]
@@ -241,7 +312,7 @@ mod tests {
     use crate::crypto::Portable;
     use crate::sa::spec::SaSpec;
 
-    fn nets(list: &[&str]) -> Box<[Prefix]> {
+    fn nets(list: &[&str]) -> Box<[Selector]> {
         list.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -264,7 +335,11 @@ mod tests {
 
     /// What becomes of a packet, in a word.
     fn verdict(spd: &Spd, src: &str, dst: &str) -> String {
-        match spd.look_up(ip(src), ip(dst)) {
+        verdict_of(spd, src, dst, Flow::default())
+    }
+
+    fn verdict_of(spd: &Spd, src: &str, dst: &str, flow: Flow) -> String {
+        match spd.look_up(ip(src), ip(dst), flow) {
             None => "none".to_owned(),
             Some(Verdict::Protect(sa)) => format!("sa {}", sa.id),
             Some(Verdict::NoSa(PolicyId(id))) => format!("no sa {id}"),
@@ -346,6 +421,39 @@ mod tests {
         assert_eq!(verdict(&wide, "172.16.9.1", at.1), "discard", "no peer overrules the operator");
     }
 
+    #[test]
+    fn of_the_same_networks_the_fewest_flows_count() {
+        use PolicyAction::{Bypass, Discard, Protect};
+        let (tcp, udp) =
+            (|port| Flow { protocol: 6, ports: Some((9, port)) }, Flow { protocol: 17, ports: Some((9, 53)) });
+        let fragment = Flow { protocol: 6, ports: None };
+        let policies = [
+            policy(&[], &["10.2.0.0/16"], Discard, None),
+            policy(&[], &["10.2.0.0/16[tcp]"], Bypass, None),
+            policy(&[], &["10.2.0.0/16[tcp/443]"], Protect, Some("branch")),
+            policy(&["10.9.0.0/16[udp]"], &["10.2.3.0/24"], Bypass, None),
+        ];
+        let at = |spd: &Spd, dst, flow| verdict_of(spd, "10.9.9.9", dst, flow);
+        let spd = Spd::new(&policies, []);
+        assert!(spd.is_by_flow() && !Spd::new(&policies[..1], []).is_by_flow());
+        assert_eq!(at(&spd, "10.2.0.1", udp), "discard");
+        assert_eq!(at(&spd, "10.2.0.1", tcp(80)), "bypass");
+        assert_eq!(at(&spd, "10.2.0.1", tcp(443)), "no sa 2");
+        assert_eq!(at(&spd, "10.2.0.1", fragment), "bypass", "it shows no port");
+        assert_eq!(at(&spd, "10.2.3.1", udp), "bypass");
+        assert_eq!(at(&spd, "10.2.3.1", tcp(443)), "no sa 2", "the longer prefix is for others");
+        for (selector, expected) in [
+            ("10.2.0.0/16", "sa 7"),
+            ("10.2.0.0/16[tcp]", "sa 7"),
+            ("10.2.0.0/16[tcp/400-500]", "sa 7"),
+            ("10.2.0.0/16[tcp/400-442]", "no sa 2"),
+            ("10.2.0.0/16[udp]", "no sa 2"),
+        ] {
+            let spd = Spd::new(&policies, &[sa(7, &[], &[selector], "branch")]);
+            assert_eq!(at(&spd, "10.2.0.1", tcp(443)), expected, "{selector}");
+        }
+    }
+
     proptest! {
         /// Against the definition: of all entries that the packet fits, the most specific one.
         #[test]
@@ -357,7 +465,10 @@ mod tests {
             let policies: Vec<Policy> = rules
                 .iter()
                 .map(|(src, src_len, dst, dst_len, bypass)| Policy {
-                    selectors: Selectors { src: [net(*src, *src_len)].into(), dst: [net(*dst, *dst_len)].into() },
+                    selectors: Selectors {
+                        src: [net(*src, *src_len).into()].into(),
+                        dst: [net(*dst, *dst_len).into()].into(),
+                    },
                     action: if *bypass { PolicyAction::Bypass } else { PolicyAction::Discard },
                     peer: None,
                 })
@@ -365,12 +476,14 @@ mod tests {
             let spd = Spd::new(&policies, []);
             for (src, dst) in packets {
                 let (src, dst) = (net(src, 32).address(), net(dst, 32).address());
-                let fits = |policy: &&Policy| policy.selectors.src[0].contains(src) && policy.selectors.dst[0].contains(dst);
+                let fits = |policy: &&Policy| {
+                    policy.selectors.src[0].network.contains(src) && policy.selectors.dst[0].network.contains(dst)
+                };
                 // The first of the greatest: `max_by_key` gives the last, hence the reversal.
                 let expected = policies.iter().rev().filter(fits).max_by_key(|policy| {
-                    (policy.selectors.dst[0].length(), policy.selectors.src[0].length())
+                    (policy.selectors.dst[0].network.length(), policy.selectors.src[0].network.length())
                 });
-                let got = match spd.look_up(src, dst) {
+                let got = match spd.look_up(src, dst, Flow::default()) {
                     Some(Verdict::Bypass) => Some(PolicyAction::Bypass),
                     Some(Verdict::Discard) => Some(PolicyAction::Discard),
                     _ => None,

@@ -631,3 +631,21 @@ fn over_ipv6_the_head_end_itself_cuts_what_may_be_cut() {
         assert!(pair.head.counters().is_conserved());
     }
 }
+
+#[test]
+fn protocols_and_ports_decide_at_both_ends() {
+    let udp = |port: u16| {
+        let payload = [&[0, 9][..], &port.to_be_bytes(), &[0, 8, 0, 0]].concat();
+        ipv4([172, 16, 0, 9], [192, 168, 1, 7], 17, &payload)
+    };
+    let selector = |ports: &str| json!({"selectors": {"src": [], "dst": [format!("192.168.1.0/24[udp/{ports}]")]}});
+    let policy = "[[policy]]\ndst = [\"192.168.1.0/24[udp]\"]\naction = \"discard\"\n";
+    let mut pair = Pair { head: Nf::gateway(&format!("{HEAD}{policy}"), 1), branch: Nf::gateway(BRANCH, 1) };
+    pair.head.control(|control| control.add_sa(params(&spec(0x1000, &selector("53-54")), "out"))).unwrap();
+    pair.branch.control(|control| control.add_sa(params(&spec(0x1000, &selector("53")), "in"))).unwrap();
+    let sealed = pair.seal(&[udp(53), udp(54), udp(55), numbered(1)]);
+    assert_eq!(sealed.len(), 2);
+    assert_eq!((pair.counts(DropReason::OutDenyV4), pair.counts(DropReason::ClearOutput)), (1, 1));
+    assert_eq!(pair.open(&sealed), [two_hops_later(&udp(53))]);
+    assert_eq!(pair.branch.counters().drops(DropReason::PolicyV4).packets, 1, "the peer sends what wasn't agreed on");
+}

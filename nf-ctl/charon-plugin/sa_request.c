@@ -11,8 +11,8 @@
 
 /** Room for everything but selectors: the longest keys take 64 and 128 hex digits, addresses 45 characters each. */
 #define ROOM 1024
-/** Room for a selector, with its quotes and comma. */
-#define SELECTOR_ROOM 64
+/** Room for a selector, with protocol and ports, quotes and comma. */
+#define SELECTOR_ROOM 96
 
 /** What is being written. It doesn't grow: what realloc() leaves behind would hold keys. */
 typedef struct {
@@ -139,11 +139,18 @@ static bool put_selectors(writer_t *writer, const char *name, linked_list_t *lis
 		}
 		else
 		{
+			put(writer, "%s\"%H/%u", comma, net, mask);
 			if (ts->get_protocol(ts) || ts->get_from_port(ts) != 0 || ts->get_to_port(ts) != 65535)
 			{
-				DBG1(DBG_KNL, "nf-core checks the addresses of %R, not its protocol and ports", ts);
+				put(writer, "[%u", ts->get_protocol(ts));
+				if (ts->get_from_port(ts) != 0 || ts->get_to_port(ts) != 65535)
+				{
+					/* nf-core refuses what no packet can be held against: ports of protocol 0, and OPAQUE */
+					put(writer, "/%u-%u", ts->get_from_port(ts), ts->get_to_port(ts));
+				}
+				put(writer, "]");
 			}
-			put(writer, "%s\"%H/%u\"", comma, net, mask);
+			put(writer, "\"");
 			comma = ",";
 		}
 		net->destroy(net);

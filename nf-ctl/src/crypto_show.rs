@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use nf_core::control::proto::SaReport;
+use nf_core::policy::Selector;
 use nf_core::sa::spec::Direction;
 use nf_ctl::agent::proto::{ChildReport, IkeReport, RecoveryReport, Status};
 use serde::Serialize;
@@ -193,15 +194,20 @@ fn ident(networks: &[String]) -> String {
     if networks.is_empty() {
         return "0.0.0.0/0.0.0.0/0/0".to_owned();
     }
-    let shown = networks.iter().map(|network| {
-        let (address, length) = network.split_once('/').unwrap_or((network, ""));
-        match (address.parse(), length.parse::<u32>()) {
-            (Ok(IpAddr::V4(_)), Ok(length)) => {
-                let mask = u32::MAX.checked_shl(32u32.saturating_sub(length)).unwrap_or(0);
-                format!("{address}/{}/0/0", std::net::Ipv4Addr::from(mask))
+    let shown = networks.iter().map(|text| {
+        let Ok(Selector { network, upper }) = text.parse::<Selector>() else {
+            return text.clone();
+        };
+        let mask = match network.address() {
+            IpAddr::V4(_) => {
+                let mask = u32::MAX.checked_shl(32u32.saturating_sub(network.length().into())).unwrap_or(0);
+                std::net::Ipv4Addr::from(mask).to_string()
             }
-            _ => format!("{network}/0/0"),
-        }
+            IpAddr::V6(_) => network.length().to_string(),
+        };
+        // IOS has one port, or 0 for any.
+        let port = if upper.ports() == 1 { *upper.range().start() } else { 0 };
+        format!("{}/{mask}/{}/{port}", network.address(), upper.protocol())
     });
     shown.collect::<Vec<_>>().join(" ")
 }

@@ -11,8 +11,9 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::raw::within;
+use crate::policy::Selector;
 use crate::prefix::Prefix;
-use crate::sa::spec::{FieldError, Mode, address, names, prefixes};
+use crate::sa::spec::{FieldError, Mode, address, names, selectors};
 
 names! {
     /// What kind of configuration a peer has, in Cisco's terms.
@@ -129,9 +130,9 @@ pub struct Peer {
     /// Algorithms of CHILD_SAs, such as `aes128gcm16-x25519`.
     pub esp_proposals: Vec<String>,
     /// Traffic selectors of our side.
-    pub local_ts: Vec<Prefix>,
+    pub local_ts: Box<[Selector]>,
     /// Those of the peer's.
-    pub remote_ts: Vec<Prefix>,
+    pub remote_ts: Box<[Selector]>,
     /// Tunnel or transport mode.
     pub mode: Mode,
     /// Whether ESP goes in UDP.
@@ -193,8 +194,8 @@ impl RawPeer {
             ike: named(self.ike.as_deref(), IkeVersion::V2)?,
             backend: named(self.backend.as_deref(), Backend::Embedded)?,
             start: named(self.start.as_deref(), StartAction::OnDemand)?,
-            local_ts: prefixes("local_ts", &self.local_ts)?,
-            remote_ts: prefixes("remote_ts", &self.remote_ts)?,
+            local_ts: selectors("local_ts", &self.local_ts)?,
+            remote_ts: selectors("remote_ts", &self.remote_ts)?,
             mode: named(self.mode.as_deref(), Mode::Tunnel)?,
             encap: named(self.encap.as_deref(), EspOverUdp::Auto)?,
             dpd_s: within("dpd_s", self.dpd_s, 0..=86_400, 30)?,

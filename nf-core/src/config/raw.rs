@@ -23,9 +23,9 @@ use crate::crypto::EngineChoice;
 use crate::holding::HoldLimits;
 use crate::metrics::MetricsConfig;
 use crate::plugin::{Filter, Gate};
-use crate::policy::Selectors;
+use crate::policy::{Selector, Selectors};
 use crate::prefix::Prefix;
-use crate::sa::spec::{FieldError, SaSpec, address, prefixes};
+use crate::sa::spec::{FieldError, SaSpec, address, selectors};
 use crate::spd::{Policy, PolicyAction};
 use crate::state::{KeyPlace, StateConfig};
 use crate::types::{Nanos, Spi};
@@ -647,12 +647,21 @@ fn neighbour(raw: RawNeighbour, ports: &[Port]) -> Result<Neighbour, FieldError>
 }
 
 fn policy(raw: RawPolicy) -> Result<Policy, FieldError> {
-    let selectors = Selectors { src: prefixes("src", &raw.src)?.into(), dst: prefixes("dst", &raw.dst)?.into() };
+    let selectors = Selectors { src: selectors("src", &raw.src)?, dst: selectors("dst", &raw.dst)? };
     // Neither list covers an address of the other's IP version.
-    let versions = |list: &[Prefix]| [true, false].map(|v4| list.iter().any(|prefix| prefix.address().is_ipv4() == v4));
+    let versions = |list: &[Selector]| {
+        [true, false].map(|v4| list.iter().any(|selector| selector.network.address().is_ipv4() == v4))
+    };
     let (src, dst) = (versions(&selectors.src), versions(&selectors.dst));
     if !raw.src.is_empty() && !raw.dst.is_empty() && !src.iter().zip(dst).any(|(src, dst)| *src && dst) {
         return Err(FieldError::new("dst", "has no network of the IP version of those in src: no packet fits"));
+    }
+    // A packet has one protocol: what src and dst name must agree for one pair of them.
+    let protocols = |list: &[Selector]| list.iter().map(|selector| selector.upper.protocol()).collect::<Vec<_>>();
+    let (src, dst) = (protocols(&selectors.src), protocols(&selectors.dst));
+    let agree = |src: &u8| dst.iter().any(|dst| *src == 0 || *dst == 0 || src == dst);
+    if !src.is_empty() && !dst.is_empty() && !src.iter().any(agree) {
+        return Err(FieldError::new("dst", "names other protocols than src: no packet fits"));
     }
     let action = raw.action.parse()?;
     if raw.peer.is_some() && action != PolicyAction::Protect {

@@ -198,7 +198,7 @@ fn done<T: Serialize>(result: Result<T, ControlError>) -> Response {
 
 fn report(stored: &StoredSa, now: Nanos) -> SaReport {
     let StoredSa { sa, params, peer_at, .. } = stored;
-    let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
+    let text = |list: &[crate::policy::Selector]| list.iter().map(ToString::to_string).collect();
     SaReport {
         spi: params.spi,
         direction: params.direction.to_string(),

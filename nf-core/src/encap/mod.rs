@@ -34,7 +34,7 @@ use crate::packet::Packet;
 use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
 use crate::sa::outbound::OutboundSa;
 use crate::sa::spec::{Df, Mode};
-use crate::spd::{PolicyId, Verdict};
+use crate::spd::{Flow, PolicyId, Verdict};
 use crate::types::{Nanos, SeqNo, Spi};
 use crate::wire::{self, Inner, IpVersion, ethernet, ipv4, ipv6, transport};
 
@@ -105,11 +105,14 @@ impl Plugin for Encap {
     }
 }
 
+/// What the policy is asked about a packet: its source, its destination, and more where that counts.
+type Asked = (IpAddr, IpAddr, Flow);
+
 /// Stage 1: what the policy says of each packet that would leave on an unprotected port.
 fn choose<'s>(core: &mut CoreCx<'s>, batch: &mut Batch<'_>, lanes: Lanes, jobs: &mut Jobs<'s>) {
     let (spd, net) = (core.spd, core.net);
     // Neighbours are often of one flow.
-    let mut last: Option<((IpAddr, IpAddr), Option<&Verdict>)> = None;
+    let mut last: Option<(Asked, Option<&Verdict>)> = None;
     for lane in lanes {
         let packet = batch.packet(lane);
         let Some(port) = packet.hop().and_then(|hop| net.port(hop.port)) else {
@@ -124,11 +127,15 @@ fn choose<'s>(core: &mut CoreCx<'s>, batch: &mut Batch<'_>, lanes: Lanes, jobs: 
         let (Some(src), Some(dst)) = (inner.src(ip), inner.dst(ip)) else {
             continue;
         };
-        let verdict = match last {
-            Some((flow, verdict)) if flow == (src, dst) => verdict,
-            _ => spd.look_up(src, dst),
+        let flow = match spd.is_by_flow() {
+            true => Flow { protocol: inner.protocol, ports: inner.selector_ports(ip) },
+            false => Flow::default(),
         };
-        last = Some(((src, dst), verdict));
+        let verdict = match last {
+            Some((asked, verdict)) if asked == (src, dst, flow) => verdict,
+            _ => spd.look_up(src, dst, flow),
+        };
+        last = Some(((src, dst, flow), verdict));
         match verdict {
             None => {}
             Some(Verdict::Protect(sa)) => match admit(ip, inner, sa, path_mtu(sa, port, core.now)) {

@@ -10,8 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use zeroize::Zeroizing;
 
 use crate::crypto::{Integrity, Transform, TransformError};
-use crate::policy::Selectors;
-use crate::prefix::Prefix;
+use crate::policy::{Selector, Selectors};
 use crate::sa::inbound::SaKey;
 use crate::sa::lifetime::Lifetime;
 use crate::sa::replay::WindowSize;
@@ -116,7 +115,7 @@ pub struct SaSpec {
     pub lifetime: Lifetime,
 }
 
-/// Inner networks, as text.
+/// Inner networks, each with protocol and ports in brackets if it is for those alone, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelectorSpec {
@@ -418,8 +417,8 @@ impl SaSpec {
             transform: self.transform()?,
             replay_window: self.replay_window.try_into().map_err(|error| FieldError::new("replay_window", error))?,
             selectors: Selectors {
-                src: prefixes("selectors.src", &self.selectors.src)?.into(),
-                dst: prefixes("selectors.dst", &self.selectors.dst)?.into(),
+                src: selectors("selectors.src", &self.selectors.src)?,
+                dst: selectors("selectors.dst", &self.selectors.dst)?,
             },
             peer: self.peer()?,
             lifetime: self.lifetime.check().map(|()| self.lifetime)?,
@@ -492,7 +491,7 @@ pub(crate) fn address(field: &'static str, text: &str) -> Result<IpAddr, FieldEr
     text.parse().map_err(|_| FieldError::new(field, format_args!("{} isn't an IP address", Quoted(text))))
 }
 
-pub(crate) fn prefixes(field: &'static str, list: &[String]) -> Result<Vec<Prefix>, FieldError> {
+pub(crate) fn selectors(field: &'static str, list: &[String]) -> Result<Box<[Selector]>, FieldError> {
     list.iter().map(|text| text.parse().map_err(|error| FieldError::new(field, error))).collect()
 }
 

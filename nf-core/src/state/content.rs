@@ -152,7 +152,7 @@ where
 
 /// An SA in the form of nf.toml.
 fn spec(params: &SaParams) -> SaSpec {
-    let text = |list: &[crate::prefix::Prefix]| list.iter().map(ToString::to_string).collect();
+    let text = |list: &[crate::policy::Selector]| list.iter().map(ToString::to_string).collect();
     let transform = &params.transform;
     let (auth, auth_key) = transform.auth().unzip();
     let material = [transform.key(), transform.salt()];

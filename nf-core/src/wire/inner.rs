@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::ipv6::ChainEnd;
 use super::{IpVersion, ipv4, ipv6, protocol, u16_at};
 use crate::drop::DropReason;
+use crate::policy::has_ports;
 
 /// What must be known of a decapsulated packet. Small on purpose: it goes through many hands. Addresses and ports are read
 /// from the packet itself where they are wanted.
@@ -69,6 +70,17 @@ impl Inner {
         match self.protocol {
             protocol::TCP | protocol::UDP => Some((u16_at(packet, self.l4())?, u16_at(packet, self.l4() + 2)?)),
             _ => None,
+        }
+    }
+
+    /// What selectors take for source and destination port (RFC 4301 4.4.1.1): ports, or twice the type and code of ICMP. None
+    /// where the packet shows none.
+    pub fn selector_ports(&self, packet: &[u8]) -> Option<(u16, u16)> {
+        let packet = packet.get(..self.total_len()).filter(|_| self.shows_ports && has_ports(self.protocol))?;
+        let first = u16_at(packet, self.l4())?;
+        match self.protocol {
+            protocol::ICMP | protocol::ICMPV6 => Some((first, first)),
+            _ => Some((first, u16_at(packet, self.l4() + 2)?)),
         }
     }
 

@@ -26,7 +26,7 @@ impl FromStr for Selector {
     type Err = SelectorError;
 
     /// As in `10.1.0.0/16`, `2001:db8::1`, `10.1.0.1-10.1.0.9`, `dynamic`, with `[PROTOCOL/PORT]` behind it for a part of
-    /// the traffic; the protocol is a number, `tcp`, `udp` or `icmp`, the port a number or a range.
+    /// the traffic; the protocol is a number, `tcp`, `udp`, `sctp`, `icmp` or `icmpv6`, the port a number or a range.
     fn from_str(text: &str) -> Result<Self, SelectorError> {
         let error = |problem| SelectorError { text: text.to_owned(), problem };
         if text == "dynamic" {
@@ -47,7 +47,11 @@ impl FromStr for Selector {
                 "tcp" => 6,
                 "udp" => 17,
                 "icmp" => 1,
-                number => number.parse().map_err(|_| error("the protocol is tcp, udp, icmp or a number up to 255"))?,
+                "icmpv6" => 58,
+                "sctp" => 132,
+                number => number
+                    .parse()
+                    .map_err(|_| error("the protocol is tcp, udp, sctp, icmp, icmpv6 or a number up to 255"))?,
             };
             if let Some(ports) = ports {
                 let (first, last) = ports.split_once('-').unwrap_or((ports, ports));

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ikev2::crypto::keys::Role;
-use ikev2::wire::ChildSpi;
+use ikev2::wire::{ChildSpi, IpSelector};
 use ikev2::{ChildDownReason, ChildUp, CommandError, CommandId, Endpoint, Event, Failure, IkeUp, Notice, Transmit};
 use nf_core::control::proto::{EventReport, InvalidSpiEvent, SaName, SaReport};
 use nf_core::sa::lifetime::Limit;
@@ -468,23 +468,22 @@ impl Coordinator {
             return;
         };
         let spi = install::spi(child.inbound_spi);
-        if child.local_ts.iter().chain(&child.remote_ts).any(install::is_narrower) {
-            tracing::warn!(peer = %child.connection, %spi, "the traffic selectors name protocols or ports, which nf-core doesn't check");
-        }
         let seconds = self.embedded(&child.connection).map_or(0, |(_, lifetime)| lifetime.as_secs());
-        if let Err(why) = lock(&self.sad).install(install::inbound(child, &child.connection, seconds)) {
+        let inbound = install::inbound(child, &child.connection, seconds);
+        if let Err(why) = inbound.and_then(|inbound| lock(&self.sad).install(inbound)) {
             // Once nf-core is back it is found to be missing there.
             tracing::warn!(peer = %child.connection, %spi, "nf-core doesn't take the inbound SA: {why}");
         }
         let lifetime_s = self.peers.iter().find(|peer| peer.config.name == *child.connection);
+        let shown = |list: &[IpSelector]| install::selectors(list).unwrap_or_else(|why| vec![why]);
         let report = ChildReport {
             inbound_spi: spi,
             outbound_spi: install::spi(child.outbound_spi),
             mode: install::mode(child.mode).to_owned(),
             encap: if child.udp_encap { "udp" } else { "none" }.to_owned(),
             transform: child.suite.to_string(),
-            local_ts: install::networks(&child.local_ts),
-            remote_ts: install::networks(&child.remote_ts),
+            local_ts: shown(&child.local_ts),
+            remote_ts: shown(&child.remote_ts),
             age_s: 0,
             lifetime_s: lifetime_s.map_or(0, |peer| peer.config.lifetimes.child_s),
             used: false,
@@ -494,7 +493,13 @@ impl Coordinator {
         let entry = ChildEntry { since: now, local, remote, outbound: None, report };
         self.ledger.child_up(number, spi, entry);
         self.engine.child_up(number, spi);
-        let outbound = install::outbound(child, &child.connection, seconds);
+        let outbound = match install::outbound(child, &child.connection, seconds) {
+            Ok(outbound) => outbound,
+            Err(why) => {
+                tracing::warn!(peer = %child.connection, %spi, "nf-core doesn't take the outbound SA: {why}");
+                return;
+            }
+        };
         let name = SaName { spi: install::spi(child.outbound_spi), dst: Some(remote), src: Some(local) };
         match child.replaces.filter(|_| child.role == Role::Responder) {
             // The peer may not have it yet, and has the old one for certain.

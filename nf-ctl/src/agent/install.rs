@@ -8,6 +8,7 @@ use ikev2::crypto::esp::{EspCipher, EspKeys, EspSuite, GcmIcv};
 use ikev2::crypto::integrity::Integrity;
 use ikev2::crypto::secret::Secret as Key;
 use ikev2::wire::{AddressRange, IpSelector};
+use nf_core::policy::Upper;
 use nf_core::sa::lifetime::{Lifetime, Limits};
 use nf_core::sa::spec::{Direction, SaSpec, Secret, SelectorSpec};
 use nf_core::types::Spi;
@@ -20,20 +21,26 @@ const GRACE_S: u64 = 60;
 
 /// The inbound SA of a CHILD_SA that IKE ends after `seconds`. nf-core ends it by itself some time later: an agent that died
 /// leaves no SA for ever.
-pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
-    SaSpec {
+///
+/// # Errors
+/// Where nf-core can't check what may be inside.
+pub fn inbound(child: &ChildUp, peer: &str, seconds: u64) -> Result<SaSpec, String> {
+    Ok(SaSpec {
         spi: child.inbound_spi.0.to_string(),
         direction: Direction::In.to_string(),
         src: child.remote.ip().to_string(),
         dst: child.local.ip().to_string(),
-        selectors: SelectorSpec { src: networks(&child.remote_ts), dst: networks(&child.local_ts) },
+        selectors: SelectorSpec { src: selectors(&child.remote_ts)?, dst: selectors(&child.local_ts)? },
         ..common(child, &child.keys.inbound, peer, seconds)
-    }
+    })
 }
 
 /// The outbound SA of a CHILD_SA that IKE ends after `seconds`; nf-core ends it some time later as well.
-pub fn outbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
-    SaSpec {
+///
+/// # Errors
+/// As [`inbound`].
+pub fn outbound(child: &ChildUp, peer: &str, seconds: u64) -> Result<SaSpec, String> {
+    Ok(SaSpec {
         spi: child.outbound_spi.0.to_string(),
         direction: Direction::Out.to_string(),
         src: child.local.ip().to_string(),
@@ -41,9 +48,9 @@ pub fn outbound(child: &ChildUp, peer: &str, seconds: u64) -> SaSpec {
         peer_port: child.udp_encap.then(|| child.remote.port()),
         follows: (child.udp_encap && child.peer_may_move && child.mode == Mode::Tunnel)
             .then(|| child.inbound_spi.0.to_string()),
-        selectors: SelectorSpec { src: networks(&child.local_ts), dst: networks(&child.remote_ts) },
+        selectors: SelectorSpec { src: selectors(&child.local_ts)?, dst: selectors(&child.remote_ts)? },
         ..common(child, &child.keys.outbound, peer, seconds)
-    }
+    })
 }
 
 /// What both SAs have: addresses, SPI and selectors are left open.
@@ -111,22 +118,28 @@ fn algorithms(suite: &EspSuite) -> (&'static str, Option<&'static str>) {
     (alg, auth)
 }
 
-/// Whether a selector is narrower than nf-core can check: by protocol or port.
-pub fn is_narrower(selector: &IpSelector) -> bool {
-    selector.protocol != 0 || (selector.start_port, selector.end_port) != (0, u16::MAX)
-}
-
-/// The networks that selectors cover: each range of addresses as the fewest networks that make it up.
-pub fn networks(selectors: &[IpSelector]) -> Vec<String> {
+/// IKE's selectors as nf-core writes them: each range of addresses as the fewest networks that make it up, with protocol and
+/// ports behind each.
+///
+/// # Errors
+/// One that no packet can be held against: ports of no protocol, or only what shows no port.
+pub fn selectors(given: &[IpSelector]) -> Result<Vec<String>, String> {
     let mut list = Vec::new();
-    for selector in selectors {
+    for selector in given {
+        let upper = Upper::new(selector.protocol, selector.start_port..=selector.end_port).ok_or_else(|| {
+            let IpSelector { protocol, start_port, end_port, .. } = selector;
+            format!(
+                "nf-core can't check a traffic selector with ports {start_port} to {end_port} of protocol {protocol}"
+            )
+        })?;
         for network in split(selector.addresses) {
-            if !list.contains(&network) {
-                list.push(network);
+            let text = format!("{network}{upper}");
+            if !list.contains(&text) {
+                list.push(text);
             }
         }
     }
-    list
+    Ok(list)
 }
 
 fn split(range: AddressRange) -> Vec<String> {
@@ -177,6 +190,20 @@ mod tests {
         let all = AddressRange::V6(0.into(), u128::MAX.into());
         assert_eq!(split(all), ["::/0"]);
         assert_eq!(split(AddressRange::V6(1.into(), 2.into())), ["::1/128", "::2/128"]);
+    }
+
+    #[test]
+    fn protocols_and_ports_stand_behind_the_network() {
+        let addresses = AddressRange::V4([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let of = |protocol, start_port, end_port| IpSelector { addresses, protocol, start_port, end_port };
+        assert_eq!(
+            selectors(&[of(6, 443, 443), of(17, 0, 65_535)]).unwrap(),
+            ["10.0.0.1/32[tcp/443]", "10.0.0.2/32[tcp/443]", "10.0.0.1/32[udp]", "10.0.0.2/32[udp]"]
+        );
+        // Ports of any protocol; OPAQUE, which stands for what shows none.
+        for unknown in [of(0, 53, 53), of(6, 65_535, 0), of(47, 1, 1)] {
+            assert!(selectors(&[unknown]).unwrap_err().contains("can't check"));
+        }
     }
 
     proptest! {

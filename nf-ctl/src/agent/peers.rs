@@ -181,15 +181,15 @@ fn proposals<T: std::str::FromStr<Err: std::fmt::Display>>(
 
 fn selectors(
     field: &str,
-    networks: &[Prefix],
+    given: &[nf_core::policy::Selector],
     mode: nf_core::sa::spec::Mode,
     is_ipv4: bool,
 ) -> Result<Vec<Selector>, String> {
     let parse = |text: &str| text.parse().map_err(|error| format!("{field}: {error}"));
-    match networks {
+    match given {
         [] if mode == nf_core::sa::spec::Mode::Transport => Ok(vec![Selector::Dynamic]),
         [] => Ok(vec![parse(&Prefix::any(is_ipv4).to_string())?]),
-        networks => networks.iter().map(|network| parse(&network.to_string())).collect(),
+        given => given.iter().map(|selector| parse(&selector.to_string())).collect(),
     }
 }
 

@@ -9,6 +9,7 @@ use netlink_packet_xfrm::constants::{
     XFRM_MSG_FLUSHSA, XFRM_MSG_NEWSA, XFRM_MSG_UPDSA, XFRM_STATE_ESN,
 };
 use netlink_packet_xfrm::{Address, LifetimeConfig, UserSaInfo, XfrmAttrs, XfrmMessage};
+use nf_core::policy::Upper;
 use nf_core::sa::lifetime::{Lifetime, Limits};
 use nf_core::sa::spec::{Direction, SaSpec, SelectorSpec};
 use nf_core::types::Spi;
@@ -229,22 +230,29 @@ fn lifetime(limits: &LifetimeConfig) -> Lifetime {
     }
 }
 
-/// A selector that leaves everything open is none. nf-core's have no protocols and ports.
+/// A selector that leaves everything open is none.
 fn selectors(info: &UserSaInfo) -> Result<SelectorSpec, String> {
     let selector = &info.selector;
-    if selector.proto != 0 || selector.sport_mask != 0 || selector.dport_mask != 0 {
-        return Err("its selector has a protocol or ports, which nf-core doesn't check".to_owned());
-    }
-    let network = |address_of: &Address, length: u8| match length {
-        0 => Ok(Vec::new()),
-        length => {
-            let address = address(address_of, selector.family).ok_or("its selector is of no known address family")?;
-            Ok::<_, String>(vec![format!("{address}/{length}")])
+    let end = |address_of: &Address, length: u8, port: u16, mask: u16| {
+        let upper = upper(selector.proto, u16::from_be(port), u16::from_be(mask))?;
+        if length == 0 && upper.is_any() {
+            return Ok(Vec::new());
         }
+        let address = address(address_of, selector.family).ok_or("its selector is of no known address family")?;
+        Ok::<_, String>(vec![format!("{address}/{length}{upper}")])
     };
     Ok(SelectorSpec {
-        src: network(&selector.saddr, selector.prefixlen_s)?,
-        dst: network(&selector.daddr, selector.prefixlen_d)?,
+        src: end(&selector.saddr, selector.prefixlen_s, selector.sport, selector.sport_mask)?,
+        dst: end(&selector.daddr, selector.prefixlen_d, selector.dport, selector.dport_mask)?,
+    })
+}
+
+/// The kernel masks ports: a mask of leading ones makes a range of it.
+fn upper(protocol: u8, port: u16, mask: u16) -> Result<Upper, String> {
+    let range = (mask.leading_ones() == mask.count_ones()).then_some(port & mask..=port | !mask);
+    let upper = range.and_then(|ports| Upper::new(protocol, ports));
+    upper.ok_or_else(|| {
+        format!("its selector has port {port} under mask {mask:#06x} of protocol {protocol}, which nf-core can't check")
     })
 }
 
@@ -373,6 +381,9 @@ mod tests {
                 prefixlen_s: 16,
                 daddr: ip("10.2.0.0"),
                 prefixlen_d: 24,
+                proto: 6,
+                dport: 0x1F90_u16.to_be(),
+                dport_mask: 0xFFF0_u16.to_be(),
                 ..Selector::default()
             };
         });
@@ -387,7 +398,7 @@ mod tests {
         let wanted = serde_json::json!({
             "spi": "3076621886", "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16", "key": key,
             "esn": true, "replay_window": 128, "encap": "udp",
-            "selectors": {"src": ["192.168.0.0/16"], "dst": ["10.2.0.0/24"]},
+            "selectors": {"src": ["192.168.0.0/16[tcp]"], "dst": ["10.2.0.0/24[tcp/8080-8095]"]},
             "lifetime": {"soft": {"packets": 900}, "hard": {"packets": 1000}},
         });
         assert_eq!(spec, wanted);
@@ -459,7 +470,7 @@ mod tests {
     fn what_nf_core_does_not_have_is_named() {
         let refused = |change: fn(&mut UserSaInfo), nlas| spec_of(new_sa(info(change), nlas)).unwrap_err();
         assert!(refused(|info| info.mode = 4, vec![gcm()]).contains("not XFRM's mode 4"));
-        assert!(refused(|info| info.selector.proto = 6, vec![gcm()]).contains("protocol or ports"));
+        assert!(refused(|info| info.selector.dport_mask = 0xFFFF, vec![gcm()]).contains("of protocol 0"));
         let tcp = XfrmAttrs::EncapsulationTemplate(EncapTmpl { encap_type: 7, ..EncapTmpl::default() });
         assert!(refused(|_| (), vec![gcm(), tcp]).contains("not XFRM's encapsulation 7"));
     }
