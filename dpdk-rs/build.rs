@@ -34,13 +34,17 @@ const FUNCTIONS: &[&str] = &[
     "rte_ip_frag_table_(create|destroy|del_expired_entries)",
     "rte_ipv[46]_frag_reassemble_packet",
     "rte_ipv4_cksum",
+    "rte_cryptodev_(count|name_get|get_dev_id|is_valid_dev|info_get|socket_id|start|stop|close)",
+    "rte_cryptodev_sym_(session_pool_create|get_private_session_size)",
+    "rte_cryptodev_(enqueue|dequeue)_burst",
     "rte_telemetry_register_cmd",
     "rte_tel_data_(alloc|free|start_dict|string|add_array_string)",
     "rte_tel_data_(add_dict_string|add_dict_container)",
     "shim_.*",
 ];
 
-const TYPES: &[&str] = &["rte_eth_conf", "rte_eth_dev_info", "rte_eth_stats", "rte_ip_frag_death_row"];
+const TYPES: &[&str] =
+    &["rte_eth_conf", "rte_eth_dev_info", "rte_eth_stats", "rte_ip_frag_death_row", "rte_cryptodev_info"];
 
 const CONSTANTS: &[&str] =
     &["RTE_MAX_LCORE", "RTE_MAX_ETHPORTS", "RTE_PKTMBUF_HEADROOM", "RTE_TEL_MAX_(DICT|ARRAY)_ENTRIES", "SHIM_.*"];
@@ -89,6 +93,8 @@ fn bindings(cflags: &[String], wrappers: &Path) -> Result<bindgen::Bindings, Box
         .opaque_type("rte_mempool")
         .opaque_type("rte_ring")
         .opaque_type("rte_device")
+        .opaque_type("rte_crypto_op")
+        .opaque_type("rte_cryptodev_capabilities")
         .opaque_type("rte_ipv4_hdr")
         .opaque_type("rte_ipv6_hdr")
         .opaque_type("rte_ipv6_fragment_ext")

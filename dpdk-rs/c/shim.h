@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <rte_crypto.h>
+#include <rte_cryptodev.h>
 #include <rte_cycles.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
@@ -126,6 +128,259 @@ static inline int shim_tel_add_u64(struct rte_tel_data *array, uint64_t value)
 #else
 	return rte_tel_data_add_array_u64(array, value);
 #endif
+}
+
+/* What a session's operations do. Keys are read by the calls that take this, and not kept. */
+struct shim_crypto_transform {
+	int cipher; /* an algorithm below, or 0 for none */
+	int auth; /* likewise */
+	const uint8_t *key;
+	const uint8_t *auth_key;
+	uint16_t key_len;
+	uint16_t auth_key_len;
+	uint16_t iv_len;
+	uint16_t aad_len;
+	uint16_t icv_len;
+};
+
+#define SHIM_CRYPTO_AES_GCM 1
+#define SHIM_CRYPTO_CHACHA20_POLY1305 2
+#define SHIM_CRYPTO_AES_CBC 3
+#define SHIM_CRYPTO_HMAC_SHA1 1
+#define SHIM_CRYPTO_HMAC_SHA256 2
+#define SHIM_CRYPTO_HMAC_SHA384 3
+#define SHIM_CRYPTO_HMAC_SHA512 4
+
+#define SHIM_CRYPTO_MAX_IV 16
+#define SHIM_CRYPTO_MAX_AAD 16
+#define SHIM_CRYPTO_MAX_ICV 64
+
+/* Behind each operation, where drivers reach it as they reach the operation. */
+struct shim_crypto_private {
+	uint8_t iv[SHIM_CRYPTO_MAX_IV];
+	uint8_t aad[SHIM_CRYPTO_MAX_AAD];
+	uint8_t icv[SHIM_CRYPTO_MAX_ICV];
+	uint64_t slot;
+};
+
+/* What one operation works on: offsets from the start of the packet's data. */
+struct shim_crypto_work {
+	uint32_t cipher_at;
+	uint32_t cipher_len;
+	uint32_t auth_at;
+	uint32_t auth_len;
+	uint8_t iv[SHIM_CRYPTO_MAX_IV];
+	uint8_t aad[SHIM_CRYPTO_MAX_AAD];
+	uint8_t icv[SHIM_CRYPTO_MAX_ICV];
+};
+
+static const size_t SHIM_CRYPTO_PRIVATE_SIZE = sizeof(struct shim_crypto_private);
+static const uint8_t SHIM_CRYPTO_NOT_PROCESSED = RTE_CRYPTO_OP_STATUS_NOT_PROCESSED;
+static const uint8_t SHIM_CRYPTO_SUCCESS = RTE_CRYPTO_OP_STATUS_SUCCESS;
+static const uint8_t SHIM_CRYPTO_AUTH_FAILED = RTE_CRYPTO_OP_STATUS_AUTH_FAILED;
+static const uint32_t SHIM_CRYPTO_IV_OFFSET = sizeof(struct rte_crypto_op) + sizeof(struct rte_crypto_sym_op);
+
+static inline struct shim_crypto_private *shim_crypto_private(struct rte_crypto_op *op)
+{
+	return rte_crypto_op_ctod_offset(op, struct shim_crypto_private *, SHIM_CRYPTO_IV_OFFSET);
+}
+
+static inline enum rte_crypto_auth_algorithm shim_crypto_auth(int auth)
+{
+	static const enum rte_crypto_auth_algorithm algorithms[] = {
+		RTE_CRYPTO_AUTH_NULL,	     RTE_CRYPTO_AUTH_SHA1_HMAC,	  RTE_CRYPTO_AUTH_SHA256_HMAC,
+		RTE_CRYPTO_AUTH_SHA384_HMAC, RTE_CRYPTO_AUTH_SHA512_HMAC,
+	};
+
+	return algorithms[auth];
+}
+
+static inline int shim_crypto_is_aead(const struct shim_crypto_transform *t)
+{
+	return t->cipher == SHIM_CRYPTO_AES_GCM || t->cipher == SHIM_CRYPTO_CHACHA20_POLY1305;
+}
+
+static inline enum rte_crypto_aead_algorithm shim_crypto_aead(const struct shim_crypto_transform *t)
+{
+	return t->cipher == SHIM_CRYPTO_AES_GCM ? RTE_CRYPTO_AEAD_AES_GCM : RTE_CRYPTO_AEAD_CHACHA20_POLY1305;
+}
+
+/* 0, or what the device lacks: 1 for the algorithm, 2 for one of its lengths. */
+static inline int shim_crypto_lacks(uint8_t dev, const struct shim_crypto_transform *t)
+{
+	struct rte_cryptodev_sym_capability_idx idx = {0};
+	const struct rte_cryptodev_symmetric_capability *found;
+
+	if (shim_crypto_is_aead(t)) {
+		idx.type = RTE_CRYPTO_SYM_XFORM_AEAD;
+		idx.algo.aead = shim_crypto_aead(t);
+		found = rte_cryptodev_sym_capability_get(dev, &idx);
+		if (!found)
+			return 1;
+		return rte_cryptodev_sym_capability_check_aead(found, t->key_len, t->icv_len, t->aad_len, t->iv_len) ? 2 : 0;
+	}
+	if (t->cipher) {
+		idx.type = RTE_CRYPTO_SYM_XFORM_CIPHER;
+		idx.algo.cipher = RTE_CRYPTO_CIPHER_AES_CBC;
+		found = rte_cryptodev_sym_capability_get(dev, &idx);
+		if (!found)
+			return 1;
+		if (rte_cryptodev_sym_capability_check_cipher(found, t->key_len, t->iv_len))
+			return 2;
+	}
+	idx.type = RTE_CRYPTO_SYM_XFORM_AUTH;
+	idx.algo.auth = shim_crypto_auth(t->auth);
+	found = rte_cryptodev_sym_capability_get(dev, &idx);
+	if (!found)
+		return 1;
+	return rte_cryptodev_sym_capability_check_auth(found, t->auth_key_len, t->icv_len, 0) ? 2 : 0;
+}
+
+/* A session that verifies and decrypts; NULL with rte_errno set. The order of transforms is the receiver's. */
+static inline void *shim_crypto_session_create(uint8_t dev, const struct shim_crypto_transform *t,
+					       struct rte_mempool *pool)
+{
+#if RTE_VERSION >= RTE_VERSION_NUM(22, 11, 0, 0)
+	struct rte_crypto_sym_xform first = {0}, second = {0};
+
+	if (shim_crypto_is_aead(t)) {
+		first.type = RTE_CRYPTO_SYM_XFORM_AEAD;
+		first.aead.op = RTE_CRYPTO_AEAD_OP_DECRYPT;
+		first.aead.algo = shim_crypto_aead(t);
+		first.aead.key.data = t->key;
+		first.aead.key.length = t->key_len;
+		first.aead.iv.offset = SHIM_CRYPTO_IV_OFFSET;
+		first.aead.iv.length = t->iv_len;
+		first.aead.digest_length = t->icv_len;
+		first.aead.aad_length = t->aad_len;
+		return rte_cryptodev_sym_session_create(dev, &first, pool);
+	}
+	first.type = RTE_CRYPTO_SYM_XFORM_AUTH;
+	first.auth.op = RTE_CRYPTO_AUTH_OP_VERIFY;
+	first.auth.algo = shim_crypto_auth(t->auth);
+	first.auth.key.data = t->auth_key;
+	first.auth.key.length = t->auth_key_len;
+	first.auth.digest_length = t->icv_len;
+	if (t->cipher) {
+		first.next = &second;
+		second.type = RTE_CRYPTO_SYM_XFORM_CIPHER;
+		second.cipher.op = RTE_CRYPTO_CIPHER_OP_DECRYPT;
+		second.cipher.algo = RTE_CRYPTO_CIPHER_AES_CBC;
+		second.cipher.key.data = t->key;
+		second.cipher.key.length = t->key_len;
+		second.cipher.iv.offset = SHIM_CRYPTO_IV_OFFSET;
+		second.cipher.iv.length = t->iv_len;
+	}
+	return rte_cryptodev_sym_session_create(dev, &first, pool);
+#else
+	rte_errno = ENOTSUP;
+	return NULL;
+#endif
+}
+
+/*
+ * Frees a session, and writes zeros over what its driver kept there: some drivers leave keys. The first cache line of
+ * a session is the library's own.
+ */
+static inline void shim_crypto_session_free(uint8_t dev, void *session, const struct rte_mempool *pool)
+{
+#if RTE_VERSION >= RTE_VERSION_NUM(22, 11, 0, 0)
+	volatile uint8_t *memory = session;
+
+	rte_cryptodev_sym_session_free(dev, session);
+	for (uint32_t i = RTE_CACHE_LINE_SIZE; i < pool->elt_size; i++)
+		memory[i] = 0;
+#endif
+}
+
+static inline int shim_crypto_configure(uint8_t dev, uint16_t queue_pairs, int socket)
+{
+	struct rte_cryptodev_config config = {
+		.socket_id = socket,
+		.nb_queue_pairs = queue_pairs,
+		.ff_disable = RTE_CRYPTODEV_FF_ASYMMETRIC_CRYPTO | RTE_CRYPTODEV_FF_SECURITY,
+	};
+
+	return rte_cryptodev_configure(dev, &config);
+}
+
+static inline int shim_crypto_queue_pair_setup(uint8_t dev, uint16_t queue_pair, uint32_t descriptors,
+					       struct rte_mempool *sessions, int socket)
+{
+	struct rte_cryptodev_qp_conf config = {.nb_descriptors = descriptors, .mp_session = sessions};
+
+	return rte_cryptodev_queue_pair_setup(dev, queue_pair, &config, socket);
+}
+
+static inline struct rte_mempool *shim_crypto_op_pool(const char *name, unsigned int count, int socket)
+{
+	return rte_crypto_op_pool_create(name, RTE_CRYPTO_OP_TYPE_SYMMETRIC, count, 0, sizeof(struct shim_crypto_private),
+					 socket);
+}
+
+static inline struct rte_crypto_op *shim_crypto_op_alloc(struct rte_mempool *pool, uint64_t slot)
+{
+	struct rte_crypto_op *op = rte_crypto_op_alloc(pool, RTE_CRYPTO_OP_TYPE_SYMMETRIC);
+
+	if (op)
+		shim_crypto_private(op)->slot = slot;
+	return op;
+}
+
+static inline void shim_crypto_op_free(struct rte_crypto_op *op)
+{
+	rte_crypto_op_free(op);
+}
+
+static inline uint64_t shim_crypto_op_slot(struct rte_crypto_op *op)
+{
+	return shim_crypto_private(op)->slot;
+}
+
+static inline uint8_t shim_crypto_op_status(const struct rte_crypto_op *op)
+{
+	return op->status;
+}
+
+static inline struct rte_mbuf *shim_crypto_op_take_packet(struct rte_crypto_op *op)
+{
+	struct rte_mbuf *packet = op->sym->m_src;
+
+	op->sym->m_src = NULL;
+	return packet;
+}
+
+/* Makes an operation ready to be enqueued. The packet's data must hold what the work names. */
+static inline void shim_crypto_op_prepare(struct rte_crypto_op *op, struct rte_mbuf *packet, void *session, int is_aead,
+					  const struct shim_crypto_work *work)
+{
+	struct shim_crypto_private *own = shim_crypto_private(op);
+	rte_iova_t own_iova = rte_crypto_op_ctophys_offset(op, SHIM_CRYPTO_IV_OFFSET);
+	uint64_t slot = own->slot;
+
+	__rte_crypto_op_reset(op, RTE_CRYPTO_OP_TYPE_SYMMETRIC);
+	own->slot = slot;
+	memcpy(own->iv, work->iv, sizeof(own->iv));
+	memcpy(own->aad, work->aad, sizeof(own->aad));
+	memcpy(own->icv, work->icv, sizeof(own->icv));
+	op->sess_type = RTE_CRYPTO_OP_WITH_SESSION;
+	op->sym->session = session;
+	op->sym->m_src = packet;
+	if (is_aead) {
+		op->sym->aead.data.offset = work->cipher_at;
+		op->sym->aead.data.length = work->cipher_len;
+		op->sym->aead.digest.data = own->icv;
+		op->sym->aead.digest.phys_addr = own_iova + offsetof(struct shim_crypto_private, icv);
+		op->sym->aead.aad.data = own->aad;
+		op->sym->aead.aad.phys_addr = own_iova + offsetof(struct shim_crypto_private, aad);
+		return;
+	}
+	op->sym->cipher.data.offset = work->cipher_at;
+	op->sym->cipher.data.length = work->cipher_len;
+	op->sym->auth.data.offset = work->auth_at;
+	op->sym->auth.data.length = work->auth_len;
+	op->sym->auth.digest.data = own->icv;
+	op->sym->auth.digest.phys_addr = own_iova + offsetof(struct shim_crypto_private, icv);
 }
 
 static inline int shim_tel_start_strings(struct rte_tel_data *array)

@@ -228,6 +228,25 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// No crypto device has this name.
+    #[error(
+        "there is no crypto device {name:?}; {known}. Add a virtual one with an EAL argument --vdev={name}, or bind the \
+             device to vfio-pci (dpdk-devbind.py --status-dev crypto) and allow it with -a"
+    )]
+    UnknownCryptoDevice {
+        /// The name asked for.
+        name: String,
+        /// The crypto devices there are, as a clause.
+        known: String,
+    },
+    /// A call for a crypto device failed, or it can't do what is asked for.
+    #[error("crypto device {device:?}: {problem}")]
+    CryptoDevice {
+        /// The name of the device.
+        device: String,
+        /// What is wrong, and what usually helps.
+        problem: String,
+    },
     /// A telemetry command could not be registered.
     #[error("telemetry command {command:?} was not registered: {errno}; {remedy}")]
     Telemetry {

@@ -16,6 +16,8 @@
 //!   can't do is refused before anything is configured.
 //! - **A queue has one owner.** [`ConfiguredPort::start`] returns each [`RxQueue`] and [`TxQueue`] once; they can be
 //!   sent to another thread but not shared or copied. They keep their port running: a stopped port can't be polled.
+//! - **A crypto device has one owner, and keeps nothing that is gone.** A [`CryptoQueue`] owns the packets that its device
+//!   works on, and a share in each session that they need; what the device doesn't give back is never used again.
 //! - **Nothing unwinds into C.** A panic on an lcore is an error from [`LcoreHandle::join`], one in a telemetry handler
 //!   is an empty answer.
 //! - **The network is not trusted.** Lengths that drivers report are bounds only within the buffers they filled;
@@ -55,6 +57,7 @@
 
 mod burst;
 mod clock;
+mod crypto;
 mod eal;
 mod error;
 mod lcore;
@@ -73,6 +76,10 @@ pub mod telemetry;
 
 pub use burst::{Burst, Drain};
 pub use clock::{Tsc, TscHz};
+pub use crypto::{
+    CryptoAuth, CryptoCipher, CryptoConfig, CryptoDevice, CryptoQueue, CryptoSession, CryptoStatus, CryptoTransform,
+    CryptoWork,
+};
 pub use eal::{Eal, SocketId};
 pub use error::{Errno, Error};
 pub use lcore::{LcoreHandle, LcoreId};

@@ -319,6 +319,10 @@ drop_reasons! {
         "A packet that no plugin has protected would have left on an unprotected port (RFC 4301 5.1)."
         "No SA or policy covers the packet, or a route leads outside that should not."
         "Compare the packet's addresses with the outbound policy; check the routes.";
+    CryptoQueueFull 224 NF_CRYPTO_QUEUE_FULL TailDrop
+        "The crypto device has as many packets of the worker as it may have at a time."
+        "The device is slower than the traffic, or hangs: the packets in flight stay the same then."
+        "Spread the load over more workers or devices; `[crypto] device_depth` helps against bursts alone.";
 }
 
 impl DropReason {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::counters::Flights;
 use crate::sa::inbound::Sa;
-use crate::types::SeqNo;
+use crate::types::{PortIndex, SeqNo};
 use crate::wire::Headers;
 
 /// What decapsulation knows of a packet in flight.
@@ -24,6 +24,8 @@ pub struct Ticket {
     pub seq: SeqNo,
     /// Its outer headers.
     pub headers: Headers,
+    /// The port that it was received on.
+    pub port: PortIndex,
 }
 
 /// What a device made of a packet.

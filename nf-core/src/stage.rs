@@ -28,6 +28,8 @@ pub enum Stage {
     Admit,
     /// Decapsulation: verified and decrypted by the crypto engine.
     Open,
+    /// Decapsulation: packets taken back from the crypto device, where one opens them.
+    Device,
     /// Decapsulation: the replay window takes the numbers.
     Commit,
     /// Decapsulation: padding, policy, ECN; the outer headers go.
@@ -48,7 +50,7 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Stage; 16] = [
+    pub const ALL: [Stage; 17] = [
         Stage::Receive,
         Stage::Spread,
         Stage::Parse,
@@ -57,6 +59,7 @@ impl Stage {
         Stage::Locate,
         Stage::Admit,
         Stage::Open,
+        Stage::Device,
         Stage::Commit,
         Stage::Strip,
         Stage::EspInput,
@@ -78,6 +81,7 @@ impl Stage {
             Stage::Locate => "decap-locate",
             Stage::Admit => "decap-admit",
             Stage::Open => "decap-open",
+            Stage::Device => "decap-device",
             Stage::Commit => "decap-commit",
             Stage::Strip => "decap-strip",
             Stage::EspInput => "esp-input",

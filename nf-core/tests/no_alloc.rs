@@ -4,13 +4,20 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::any::Any;
 use std::cell::Cell;
+use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use common::{Fixture, Nf, Peer, fixtures};
 use nf_core::batch::{Batch, Fate};
+use nf_core::core::Command;
+use nf_core::crypto::{Engine, OpenJob, Opener, Portable};
 use nf_core::holding::Held;
 use nf_core::lanes::BURST;
+use nf_core::lookaside::{Opened, Verdict};
 use nf_core::packet::Packet;
+use nf_core::sa::inbound::Sa;
 use nf_core::types::{Nanos, PortIndex, Spi};
 
 thread_local! {
@@ -114,6 +121,70 @@ fn holding_packets_does_not_make_a_core_allocate() {
         });
         assert_eq!((count, out.len()), (0, 300), "to let go and to give up");
         nf.control(|control| control.release(Spi(peer.spi), None, None)).unwrap();
+    }
+}
+
+/// Stands for a crypto device: what it needs of an SA is an opener.
+struct Device(Box<dyn Opener>);
+
+impl Opener for Device {
+    fn open_burst(&self, _jobs: &mut [OpenJob<'_>]) {}
+
+    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
+        Some(&self.0)
+    }
+}
+
+/// Packets go out to a device and come back, and SAs leave meanwhile.
+#[test]
+fn a_crypto_device_does_not_make_a_core_allocate() {
+    let mut nf = Nf::new("", 1);
+    let core = &mut nf.cores[0];
+    core.use_lookaside();
+    let mut peer = Peer::new(0x1000);
+    let sas: Vec<Arc<Sa>> = (0..4)
+        .map(|id| {
+            let mut sa = Sa::new(&peer.params(), id, &Portable, 1).unwrap();
+            sa.opener = Box::new(Device(Portable.prepare(&peer.params().transform).unwrap()));
+            Arc::new(sa)
+        })
+        .collect();
+    for sa in sas {
+        core.apply_at_start(Command::InstallSa(sa));
+        let mut buffers: Vec<Vec<u8>> = (0..BURST).map(|_| [&[0; 128][..], &peer.next()].concat()).collect();
+        let mut tickets = ArrayVec::new();
+        let count = allocations(|| {
+            let mut batch = Batch::default();
+            for buffer in &mut buffers {
+                let frame = 128..buffer.len();
+                batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
+            }
+            core.process(Nanos(1), &mut batch);
+            tickets = batch.take_tickets();
+            core.counters().flights().submit(tickets.len() as u64);
+        });
+        assert_eq!((count, tickets.len()), (0, BURST), "to submit");
+        for (buffer, ticket) in buffers.iter_mut().zip(&tickets) {
+            let opener = ticket.sa.opener.device().unwrap().downcast_ref::<Box<dyn Opener>>().unwrap();
+            opener.open_burst(&mut [OpenJob::new(&mut buffer[128..][ticket.headers.esp_range()], 0)]);
+        }
+        let opened: ArrayVec<Opened, BURST> =
+            tickets.into_iter().map(|ticket| Opened { ticket, verdict: Verdict::Authentic }).collect();
+        let mut sent = 0;
+        let count = allocations(|| {
+            let mut batch = Batch::default();
+            for buffer in &mut buffers {
+                let frame = 128..buffer.len();
+                batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
+            }
+            core.poll_commands();
+            core.counters().flights().give_back(BURST as u64);
+            core.complete(Nanos(2), &mut batch, &opened);
+            sent = batch.lanes().filter(|lane| matches!(batch.fate(*lane), Fate::Send(_))).count();
+            drop(opened);
+            core.poll_commands();
+        });
+        assert_eq!((count, sent), (0, BURST), "to take back");
     }
 }
 

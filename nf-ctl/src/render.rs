@@ -68,6 +68,9 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
     for drop in report.feature.iter().filter(|drop| drop.packets > 0) {
         row(&format!("dropped: {}", drop.name), Tally { packets: drop.packets, octets: drop.octets });
     }
+    if report.in_flight > 0 {
+        line!(out, "with the crypto device: {}", report.in_flight);
+    }
     line!(out, "events lost: {}", report.events_lost);
     if cores.is_empty() {
         return out;

@@ -282,6 +282,26 @@ impl Default for Agent {
 pub struct Crypto {
     /// The engine.
     pub engine: EngineChoice,
+    /// The crypto device of the engine `cryptodev`, which has one, as no other engine has.
+    pub device: Option<CryptoDevice>,
+}
+
+/// A crypto device of DPDK.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CryptoDevice {
+    /// DPDK's name of it: a virtual one's, or a PCI address with the driver's suffix.
+    pub name: String,
+    /// Packets of each worker that it may have at a time; a power of two.
+    pub depth: u16,
+    /// SAs that it may have at a time.
+    pub sessions: u32,
+}
+
+impl CryptoDevice {
+    /// [`CryptoDevice::depth`] where the configuration says nothing.
+    pub const DEPTH: u16 = 1024;
+    /// [`CryptoDevice::sessions`] where the configuration says nothing.
+    pub const SESSIONS: u32 = 4096;
 }
 
 /// The SA database.
@@ -634,7 +654,22 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
             (
                 "engine = \"aes-gcm\"",
                 "engine = \"gpu\"",
-                "nf.toml:18: [crypto] engine: there is no crypto engine `gpu`; use `auto`, `aes-gcm`, `ipsec-mb` or `ring`",
+                "nf.toml:18: [crypto] engine: there is no crypto engine `gpu`; use `auto`, `aes-gcm`, `ipsec-mb`, `ring` or `cryptodev`",
+            ),
+            (
+                "engine = \"aes-gcm\"",
+                "engine = \"cryptodev\"",
+                "nf.toml:18: [crypto] engine: cryptodev needs a device: name it, such as device = \"crypto_aesni_mb0\"",
+            ),
+            (
+                "engine = \"aes-gcm\"",
+                "engine = \"cryptodev\"\ndevice = \"crypto_aesni_mb0\"\ndevice_depth = 1000",
+                "nf.toml:20: [crypto] device_depth: 1000 isn't a power of two, such as 1024",
+            ),
+            (
+                "engine = \"aes-gcm\"",
+                "engine = \"ring\"\ndevice = \"crypto_aesni_mb0\"",
+                "nf.toml:19: [crypto] device: is for engine = \"cryptodev\", and the engine is `ring`",
             ),
             (
                 "role = \"protected\"",

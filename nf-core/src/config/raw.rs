@@ -14,10 +14,12 @@ use super::hooks::{self, RawHook, RawSnapshot};
 use super::lines::{Place, line_at, span_of};
 use super::peer::RawPeer;
 use super::{
-    Agent, Bind, Config, Control, Crypto, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole, Reassembly, Recovery,
+    Agent, Bind, Config, Control, Crypto, CryptoDevice, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole,
+    Reassembly, Recovery,
 };
 use super::{Route, Sad};
 use crate::control::access::Access;
+use crate::crypto::EngineChoice;
 use crate::holding::HoldLimits;
 use crate::metrics::MetricsConfig;
 use crate::plugin::{Filter, Gate};
@@ -117,6 +119,9 @@ struct RawAgent {
 #[serde(deny_unknown_fields, default)]
 struct RawCrypto {
     engine: Option<String>,
+    device: Option<String>,
+    device_depth: Option<i64>,
+    device_sessions: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -542,7 +547,29 @@ fn agent(raw: RawAgent) -> Agent {
 fn crypto(raw: RawCrypto) -> Result<Crypto, FieldError> {
     let engine =
         raw.engine.map(|engine| engine.parse().map_err(|error| FieldError::new("engine", error))).transpose()?;
-    Ok(Crypto { engine: engine.unwrap_or_default() })
+    let engine = engine.unwrap_or_default();
+    let fields = [
+        ("device", raw.device.is_some()),
+        ("device_depth", raw.device_depth.is_some()),
+        ("device_sessions", raw.device_sessions.is_some()),
+    ];
+    if engine != EngineChoice::Cryptodev {
+        return match fields.into_iter().find(|(_, given)| *given) {
+            Some((field, _)) => {
+                Err(FieldError::new(field, format!("is for engine = \"cryptodev\", and the engine is `{engine}`")))
+            }
+            None => Ok(Crypto { engine, device: None }),
+        };
+    }
+    let name = raw.device.ok_or_else(|| {
+        FieldError::new("engine", "cryptodev needs a device: name it, such as device = \"crypto_aesni_mb0\"")
+    })?;
+    let depth = within("device_depth", raw.device_depth, 16..=32_768, CryptoDevice::DEPTH)?;
+    if !depth.is_power_of_two() {
+        return Err(FieldError::new("device_depth", format!("{depth} isn't a power of two, such as 1024")));
+    }
+    let sessions = within("device_sessions", raw.device_sessions, 1..=1_000_000, CryptoDevice::SESSIONS)?;
+    Ok(Crypto { engine, device: Some(CryptoDevice { name, depth, sessions }) })
 }
 
 fn sad(raw: RawSad, eal: &Eal) -> Result<Sad, FieldError> {

@@ -298,6 +298,19 @@ impl Controller {
         cores: usize,
         sinks: FanOut,
     ) -> Result<(Controller, Vec<Core>), ControlError> {
+        let engine = crypto::select(config.crypto.engine)?;
+        Controller::with_engine(engine, config, registry, ports, cores, sinks)
+    }
+
+    /// As [`Controller::new`], with an engine that is there already.
+    pub fn with_engine(
+        engine: Box<dyn Engine>,
+        config: &Config,
+        registry: Registry,
+        ports: Vec<(String, NetPort)>,
+        cores: usize,
+        sinks: FanOut,
+    ) -> Result<(Controller, Vec<Core>), ControlError> {
         let (port_names, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
         let local: Vec<IpAddr> = config.local.iter().map(|local| local.address).collect();
         let destinations = config.sas.iter().map(SaParams::local);
@@ -314,7 +327,7 @@ impl Controller {
         }
         let mut controller = Controller {
             cores: links,
-            engine: crypto::select(config.crypto.engine)?,
+            engine,
             sas: BTreeMap::new(),
             policies: config.policies.clone(),
             spd_stale: !config.policies.is_empty(),

@@ -122,12 +122,14 @@ pub enum EngineChoice {
     IpsecMb,
     /// ring for long packets, Intel's library for short ones.
     Ring,
+    /// A crypto device of DPDK opens; sealing is what `Auto` does.
+    Cryptodev,
 }
 
 impl EngineChoice {
     /// Every choice, in the order of the documentation.
-    pub const ALL: [EngineChoice; 4] =
-        [EngineChoice::Auto, EngineChoice::AesGcm, EngineChoice::IpsecMb, EngineChoice::Ring];
+    pub const ALL: [EngineChoice; 5] =
+        [EngineChoice::Auto, EngineChoice::AesGcm, EngineChoice::IpsecMb, EngineChoice::Ring, EngineChoice::Cryptodev];
 
     /// The name in nf.toml.
     pub const fn as_str(self) -> &'static str {
@@ -136,6 +138,7 @@ impl EngineChoice {
             EngineChoice::AesGcm => "aes-gcm",
             EngineChoice::IpsecMb => "ipsec-mb",
             EngineChoice::Ring => "ring",
+            EngineChoice::Cryptodev => "cryptodev",
         }
     }
 }
@@ -161,7 +164,7 @@ impl FromStr for EngineChoice {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EngineError {
     /// A name that isn't an engine's.
-    #[error("there is no crypto engine `{0}`; use `auto`, `aes-gcm`, `ipsec-mb` or `ring`")]
+    #[error("there is no crypto engine `{0}`; use `auto`, `aes-gcm`, `ipsec-mb`, `ring` or `cryptodev`")]
     Unknown(String),
     /// The engine isn't part of this build.
     #[error("this build has no {0} engine; use engine = \"auto\" or \"aes-gcm\"")]
@@ -172,6 +175,14 @@ pub enum EngineError {
     /// There are no random numbers to make IVs from.
     #[error("the operating system gives no random numbers: {0}; see that getrandom(2) works where nf-core runs")]
     NoRandom(String),
+    /// The crypto device refuses the SA, in its own words.
+    #[error("{transform}: {problem}; change the algorithm on both sides, or use engine = \"auto\"")]
+    Device {
+        /// The transform's name.
+        transform: String,
+        /// What the device says.
+        problem: String,
+    },
     /// The engine doesn't implement the transform.
     #[error("the {engine} engine doesn't support {transform}; use engine = \"auto\"")]
     Unsupported {
@@ -183,7 +194,8 @@ pub enum EngineError {
 }
 
 /// The engine for a choice. `Auto` is `Ring` on a CPU where that is the fastest, else libipsec-mb where the build has it and
-/// the CPU can run it, else the portable one.
+/// the CPU can run it, else the portable one. `Cryptodev` needs a device, which only `runtime` can open: here it is never
+/// built.
 ///
 /// # Errors
 /// [`EngineError::NotBuilt`] where this build doesn't have it, [`EngineError::NoCpu`] where the CPU can't run it.
@@ -192,6 +204,7 @@ pub fn select(choice: EngineChoice) -> Result<Box<dyn Engine>, EngineError> {
         EngineChoice::Auto => Ok(native::fastest().unwrap_or_else(|| Box::new(Portable))),
         EngineChoice::AesGcm => Ok(Box::new(Portable)),
         EngineChoice::IpsecMb | EngineChoice::Ring => native::select(choice),
+        EngineChoice::Cryptodev => Err(EngineError::NotBuilt(choice)),
     }
 }
 
@@ -238,7 +251,7 @@ mod tests {
         let error = "openssl".parse::<EngineChoice>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "there is no crypto engine `openssl`; use `auto`, `aes-gcm`, `ipsec-mb` or `ring`"
+            "there is no crypto engine `openssl`; use `auto`, `aes-gcm`, `ipsec-mb`, `ring` or `cryptodev`"
         );
     }
 

@@ -306,8 +306,9 @@ fn submit(sad: &SaTable, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
         }
         let shared = last.take().filter(|sa| sa.id == job.sa.id).or_else(|| sad.share(&job.sa.key));
         if let Some(sa) = &shared {
-            let headers = batch.packet(job.lane).headers();
-            batch.submit(job.lane, Ticket { sa: Arc::clone(sa), seq: job.seq, headers });
+            let packet = batch.packet(job.lane);
+            let ticket = Ticket { sa: Arc::clone(sa), seq: job.seq, headers: packet.headers(), port: packet.port() };
+            batch.submit(job.lane, ticket);
         }
         last = shared;
         false
@@ -319,7 +320,7 @@ fn submit(sad: &SaTable, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
 pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[Opened]) {
     let mut jobs = Jobs::new();
     for (lane, Opened { ticket, verdict }) in batch.lanes().into_iter().zip(opened) {
-        let Ticket { sa, seq, headers } = ticket;
+        let Ticket { sa, seq, headers, .. } = ticket;
         let outcome = match verdict {
             Verdict::Authentic => usable(sa, *headers),
             Verdict::Forged => {

@@ -87,6 +87,7 @@ families! {
     Dropped "nf_core_dropped_packets" Counter ["index" "reason"] "Packets dropped, by drop reason.";
     DroppedOctets "nf_core_dropped_octets" Counter ["index" "reason"] "Octets of dropped frames, without FCS, by drop reason.";
     EventsLost "nf_core_events_lost" Counter ["core"] "Events that a core could not tell the control thread.";
+    InFlight "nf_core_in_flight_packets" Gauge ["core"] "Packets that the crypto device has.";
     Polls "nf_core_polls" Counter ["core"] "Rounds of a core over its receive queues.";
     EmptyPolls "nf_core_empty_polls" Counter ["core"] "Rounds that found nothing.";
     StagePackets "nf_core_stage_packets" Counter ["core" "stage"] "Packets that a stage of the pipeline has worked on.";

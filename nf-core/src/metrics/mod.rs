@@ -142,13 +142,14 @@ fn ask<T: DeserializeOwned>(client: &mut Client, request: &Request) -> Result<T,
 
 fn cores(text: &mut Exposition, cores: &[Report]) {
     let dropped: Number<Report> = |core| core.feature.iter().map(|row| row.packets).sum();
-    let by_core: [(Family, Number<Report>); 6] = [
+    let by_core: [(Family, Number<Report>); 7] = [
         (Family::Received, |core| core.rx.packets),
         (Family::ReceivedOctets, |core| core.rx.octets),
         (Family::Sent, |core| core.tx.packets),
         (Family::SentOctets, |core| core.tx.octets),
         (Family::CoreDropped, dropped),
         (Family::EventsLost, |core| core.events_lost),
+        (Family::InFlight, |core| core.in_flight),
     ];
     for (family, number) in by_core {
         text.family(family, numbered(cores).map(|(id, core)| ([id], number(core) as f64)));

@@ -16,7 +16,7 @@ use super::reassembly::Reassembler;
 use super::spread::Spreader;
 use super::watchdog::Watchdog;
 use super::worker::{Output, Pools, Queues, Worker};
-use super::{Error, eal, log, telemetry};
+use super::{Error, cryptodev, eal, log, telemetry};
 use crate::config::{self, Config, Control, Idle, PortRole};
 use crate::control::controller::Controller;
 use crate::control::handler::{ConfigFile, Daemon, Platform};
@@ -128,7 +128,7 @@ pub fn run(path: &Path, registry: Registry) -> Result<(), Error> {
     let state = state.transpose()?;
 
     check_devices(&config, &Tree::default())?;
-    let eal = Eal::init(eal::daemon_args(&config.eal, &config.control.socket)?)?;
+    let eal = Eal::init(eal::daemon_args(&config.eal, &config.crypto, &config.control.socket)?)?;
     let file = ConfigFile { path: path.to_owned(), config };
     let served = serve(eal, file, registry, &server, state, &Signals { stop, reload });
     eal::shut_down(eal);
@@ -163,8 +163,10 @@ fn serve(
         let port = NetPort::new(open.role, open.mac(), open.next_hop);
         (open.port.name().to_owned(), NetPort { mtu, stands_for, addresses, ..port })
     });
+    let (engine, mut devices) = cryptodev::engine(eal, &config.crypto, workers)?;
+    let sinks = log::sinks(&config.notify);
     let (mut controller, mut cores) =
-        Controller::new(config, registry, net_ports.collect(), workers, log::sinks(&config.notify))?;
+        Controller::with_engine(engine, config, registry, net_ports.collect(), workers, sinks)?;
     if let Some(opened) = state {
         controller.keep_state_with(opened, &mut cores)?;
     }
@@ -189,7 +191,7 @@ fn serve(
     let spreaders = Spreader::mesh(eal, config.eal.spread, workers, &receivers)?;
     for (((core, lcore), rx), spreader) in cores.into_iter().zip(eal.worker_lcores()).zip(shares).zip(spreaders) {
         let tx = ports.iter_mut().map(|open| open.tx.pop().map(Output::new)).collect();
-        let queues = Queues { rx, tx, spreader };
+        let queues = Queues { rx, tx, spreader, device: devices.pop() };
         let reassembler = if config.reassembly.enabled {
             Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
         } else {

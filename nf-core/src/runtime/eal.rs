@@ -6,12 +6,16 @@ use std::path::Path;
 use dpdk_rs::Eal;
 
 use super::Error;
-use crate::config;
+use crate::config::{self, Config};
 
 /// Megabytes for what isn't packet buffers.
 const BASE_MEMORY_MB: u64 = 64;
 /// Octets of a packet buffer with its mbuf and the pool's overhead.
 const MBUF_OCTETS: u64 = 2560;
+
+/// Octets of an SA's session on a crypto device, about, and of an operation with its descriptor.
+const SESSION_OCTETS: u64 = 4096;
+const OPERATION_OCTETS: u64 = 1024;
 
 /// Octets of a usual packet buffer, headroom included: a frame of 1,518 octets with room to spare.
 pub(super) const DATA_ROOM: u16 = 2048 + dpdk_rs::HEADROOM;
@@ -23,14 +27,17 @@ pub(super) const BIG_DATA_ROOM: u16 = u16::MAX;
 /// How the names of our runtime directories begin.
 const FILE_PREFIX: &str = "nf-core-";
 
-fn memory_mb(mbufs: u32) -> u64 {
+fn memory_mb(mbufs: u32, workers: usize, crypto: &config::Crypto) -> u64 {
     let pools = u64::from(mbufs) * MBUF_OCTETS + u64::from(BIG_MBUFS) * u64::from(BIG_DATA_ROOM);
-    pools.div_ceil(1 << 20) + BASE_MEMORY_MB
+    let device = crypto.device.as_ref().map_or(0, |device| {
+        u64::from(device.sessions) * SESSION_OCTETS + u64::from(device.depth) * workers as u64 * OPERATION_OCTETS
+    });
+    (pools + device).div_ceil(1 << 20) + BASE_MEMORY_MB
 }
 
 /// For one pass over a capture: no hugepages, no devices, no files, no privileges.
-pub(super) fn replay_args(mbufs: u32) -> Vec<String> {
-    let memory = memory_mb(mbufs).to_string();
+pub(super) fn replay_args(config: &Config) -> Vec<String> {
+    let memory = memory_mb(config.eal.mbufs, 1, &config.crypto).to_string();
     let cpus = allowed_cpus();
     let lcore = format!("--lcores=0@({cpus})");
     ["--no-huge", "-m", &memory, "--no-pci", "--no-shconf", "--no-telemetry", &lcore, "--log-level=*:warning"]
@@ -39,7 +46,7 @@ pub(super) fn replay_args(mbufs: u32) -> Vec<String> {
 }
 
 /// For the daemon. The main lcore, which does the control thread's work, floats over all CPUs; each worker has one.
-pub(super) fn daemon_args(eal: &config::Eal, socket: &Path) -> Result<Vec<String>, Error> {
+pub(super) fn daemon_args(eal: &config::Eal, crypto: &config::Crypto, socket: &Path) -> Result<Vec<String>, Error> {
     let given = |names: &[&str]| {
         eal.args.iter().any(|arg| names.iter().any(|name| arg == name || arg.starts_with(&format!("{name}="))))
     };
@@ -70,7 +77,7 @@ pub(super) fn daemon_args(eal: &config::Eal, socket: &Path) -> Result<Vec<String
             args.push("--no-shconf".to_owned());
         }
         if !given(&["-m"]) {
-            args.extend(["-m".to_owned(), memory_mb(eal.mbufs).to_string()]);
+            args.extend(["-m".to_owned(), memory_mb(eal.mbufs, eal.cores.len(), crypto).to_string()]);
         }
     } else if !given(&["--in-memory", "--file-prefix", "--huge-dir", "--huge-unlink"]) {
         // Nothing stays behind in /run/dpdk and in hugetlbfs, however the process ends.
@@ -134,15 +141,25 @@ mod tests {
     #[test]
     fn what_contradicts_the_configuration_is_refused() {
         let eal = config::Eal { args: vec!["-l".into(), "0".into()], ..config::Eal::default() };
-        assert!(daemon_args(&eal, Path::new("nf.sock")).unwrap_err().to_string().contains("leave out -l"));
+        assert!(
+            daemon_args(&eal, &config::Crypto::default(), Path::new("nf.sock"))
+                .unwrap_err()
+                .to_string()
+                .contains("leave out -l")
+        );
         let eal = config::Eal { cores: vec![1000], ..config::Eal::default() };
-        assert!(daemon_args(&eal, Path::new("nf.sock")).unwrap_err().to_string().contains("CPU 1000 isn't one"));
+        assert!(
+            daemon_args(&eal, &config::Crypto::default(), Path::new("nf.sock"))
+                .unwrap_err()
+                .to_string()
+                .contains("CPU 1000 isn't one")
+        );
     }
 
     #[test]
     fn without_hugepages_nothing_is_left_behind() {
         let eal = config::Eal { args: vec!["--no-huge".into(), "-m".into(), "99".into()], ..config::Eal::default() };
-        let args = daemon_args(&eal, Path::new("nf.sock")).unwrap();
+        let args = daemon_args(&eal, &config::Crypto::default(), Path::new("nf.sock")).unwrap();
         assert!(args.contains(&"--no-shconf".to_owned()), "{args:?}");
         assert_eq!(args.iter().filter(|arg| *arg == "-m").count(), 1, "{args:?}");
     }

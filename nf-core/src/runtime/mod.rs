@@ -1,6 +1,7 @@
 //! The network function on DPDK: lcores, ports and queues. The only user of `dpdk-rs`.
 
 mod clock;
+mod cryptodev;
 mod daemon;
 mod device;
 mod eal;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use dpdk_rs::{Eal, Mempool, Port, PortConfig, SocketId};
 
 use super::clock::Clock;
+use super::cryptodev::{self, DeviceQueue};
 use super::holding::Holding;
 use super::reassembly::Reassembler;
 use super::spread::Spreader;
@@ -51,19 +52,11 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     let config = Config::load(&replay.config)?;
     log::init(&config.notify)?;
     let input = open_capture(&replay.input)?;
-    let port = |role| (PORT.to_owned(), NetPort::new(role, MacAddr::default(), None));
-    let ports = vec![port(PortRole::Unprotected), port(PortRole::Protected)];
-    let (mut controller, cores) = Controller::new(&config, registry, ports, 1, log::sinks(&config.notify))?;
-    // Created before the work, so that it isn't for nothing.
-    let mut output = Created::new(&replay.output, &input)?;
-    let mut stats = replay.stats_json.as_deref().map(|path| Created::new(path, &input)).transpose()?;
-
-    let eal = Eal::init(eal::replay_args(config.eal.mbufs))?;
-    let played = play(eal, &config, &mut controller, cores, (&input, &output.file));
+    let eal = Eal::init(eal::replay_args(&config))?;
+    let played = play(eal, &config, registry, replay, &input);
     eal::shut_down(eal);
-    played?;
+    let Played { counters, mut output, mut stats } = played?;
 
-    let counters = controller.counters();
     if let Some(Created { file, path, .. }) = &mut stats {
         serde_json::to_writer_pretty(file, &counters.report()).map_err(|error| failed(path, &error))?;
     }
@@ -76,12 +69,34 @@ pub fn replay(replay: &Replay, registry: Registry) -> Result<Snapshot, Error> {
     Ok(counters)
 }
 
-/// The pass itself. All that DPDK gives is gone when it ends.
-fn play(
+/// What a pass has come to.
+struct Played {
+    counters: Snapshot,
+    output: Created,
+    stats: Option<Created>,
+}
+
+/// The pass, with what it needs. All that DPDK gives is gone when it ends.
+fn play(eal: Eal, config: &Config, registry: Registry, replay: &Replay, input: &File) -> Result<Played, Error> {
+    let port = |role| (PORT.to_owned(), NetPort::new(role, MacAddr::default(), None));
+    let ports = vec![port(PortRole::Unprotected), port(PortRole::Protected)];
+    let (engine, devices) = cryptodev::engine(eal, &config.crypto, 1)?;
+    let sinks = log::sinks(&config.notify);
+    let (mut controller, cores) = Controller::with_engine(engine, config, registry, ports, 1, sinks)?;
+    // Created before the work, so that it isn't for nothing.
+    let output = Created::new(&replay.output, input)?;
+    let stats = replay.stats_json.as_deref().map(|path| Created::new(path, input)).transpose()?;
+    let core = cores.into_iter().zip(devices.into_iter().map(Some).chain([None])).next();
+    pass(eal, config, &mut controller, core, (input, &output.file))?;
+    Ok(Played { counters: controller.counters(), output, stats })
+}
+
+/// The pass itself, by a core with its queue of a crypto device.
+fn pass(
     eal: Eal,
     config: &Config,
     controller: &mut Controller,
-    cores: Vec<Core>,
+    core: Option<(Core, Option<DeviceQueue>)>,
     (input, output): (&File, &File),
 ) -> Result<(), Error> {
     let clock = Clock::new(eal);
@@ -100,9 +115,9 @@ fn play(
     let rx = rx.into_iter().map(|queue| (PortIndex(0), queue)).collect();
     let outputs = vec![None, tx.into_iter().next().map(Output::new)];
     let pools = Pools { frames: pool.clone(), big };
-    if let Some(core) = cores.into_iter().next() {
+    if let Some((core, device)) = core {
         let holding = Holding::new(config.sad.larval, clock);
-        let queues = Queues { rx, tx: outputs, spreader: Spreader::alone() };
+        let queues = Queues { rx, tx: outputs, spreader: Spreader::alone(), device };
         let mut worker = Worker::new(core, clock, queues, pools, reassembler, holding);
         loop {
             if worker.poll() > 0 {

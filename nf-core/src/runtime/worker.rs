@@ -1,17 +1,21 @@
 //! A worker core: receive, process, send.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
-use dpdk_rs::{Burst, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
+use dpdk_rs::{Burst, CryptoStatus, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
 
 use super::clock::Clock;
+use super::cryptodev::{DeviceQueue, DeviceSa};
 use super::holding::Holding;
 use super::reassembly::Reassembler;
 use super::spread::Spreader;
-use crate::batch::{Batch, Fate};
+use crate::batch::{Batch, Fate, Tickets};
 use crate::core::Core;
 use crate::drop::DropReason;
 use crate::fragment;
 use crate::lanes::BURST;
+use crate::lookaside::{Opened, Ticket, Verdict};
 use crate::packet::Packet;
 use crate::sa::larval::{ReservationId, Settled};
 use crate::stage::Stage;
@@ -20,6 +24,8 @@ use crate::wire::{Headers, ethernet};
 
 /// How often a full transmit queue is tried before packets are dropped: drivers make room in the call.
 const TX_TRIES: usize = 4;
+/// How long a worker that ends waits for what a crypto device still has.
+const LAST_WAIT_MS: u64 = 1000;
 
 /// What a worker holds: its core, its queues of each port, and where packets wait to be sent.
 pub(super) struct Worker {
@@ -34,6 +40,8 @@ pub(super) struct Worker {
     whole: Burst<BURST>,
     holding: Holding,
     spreader: Spreader,
+    /// Where packets are opened, unless the core does it.
+    device: Option<DeviceQueue>,
 }
 
 /// Where a worker's packets come from and go to.
@@ -41,6 +49,7 @@ pub(super) struct Queues {
     pub(super) rx: Vec<(PortIndex, RxQueue)>,
     pub(super) tx: Vec<Option<Output>>,
     pub(super) spreader: Spreader,
+    pub(super) device: Option<DeviceQueue>,
 }
 
 /// Where a worker's own packets get their buffers.
@@ -66,10 +75,12 @@ impl Pools {
 }
 
 /// Where a burst enters the pipeline.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Entry {
+#[derive(Clone, Copy)]
+enum Entry<'o> {
     /// At its beginning.
     Received,
+    /// Where it went to the crypto device.
+    Opened(&'o [Opened]),
     /// Where it was held for an SA that has matured now.
     Held,
     /// As packets of this host.
@@ -99,14 +110,17 @@ struct Outcome {
 
 impl Worker {
     pub(super) fn new(
-        core: Core,
+        mut core: Core,
         clock: Clock,
-        Queues { rx, tx, spreader }: Queues,
+        Queues { rx, tx, spreader, device }: Queues,
         pools: Pools,
         reassembler: Option<Reassembler>,
         holding: Holding,
     ) -> Worker {
-        Worker { core, clock, rx, tx, pools, reassembler, whole: Burst::default(), holding, spreader }
+        if device.is_some() {
+            core.use_lookaside();
+        }
+        Worker { core, clock, rx, tx, pools, reassembler, whole: Burst::default(), holding, spreader, device }
     }
 
     /// One round over all queues; gives how many packets came.
@@ -135,7 +149,7 @@ impl Worker {
             }
             self.receive(&mut burst, port, before);
         }
-        received += self.take_over();
+        received += self.take_over() + self.take_opened();
         let tsc = Tsc::now();
         if let Some(reassembler) = &mut self.reassembler {
             reassembler.expire(tsc, self.core.counters());
@@ -159,6 +173,67 @@ impl Worker {
             }
         }
         taken
+    }
+
+    /// Takes back what the crypto device is done with, and sends it on; gives how many packets that were.
+    fn take_opened(&mut self) -> usize {
+        let mut taken = 0;
+        // A worker puts nothing in meanwhile: this ends.
+        while let Some(device) = self.device.as_mut().filter(|device| !device.is_empty()) {
+            let begun = Tsc::now();
+            let mut burst = Burst::<BURST>::default();
+            let mut opened = ArrayVec::<Opened, BURST>::new();
+            let count = device.poll(&mut burst, |ticket, status| {
+                let verdict = match status {
+                    CryptoStatus::Done => Verdict::Authentic,
+                    CryptoStatus::AuthFailed => Verdict::Forged,
+                    CryptoStatus::Failed => Verdict::Failed,
+                };
+                opened.push(Opened { ticket, verdict });
+            });
+            if count == 0 {
+                break;
+            }
+            taken += count;
+            self.core.counters().flights().give_back(count as u64);
+            self.process(&mut burst, PortIndex(0), Entry::Opened(&opened), begun);
+        }
+        taken
+    }
+
+    /// Hands a packet to the crypto device; drops it where that has too many already.
+    fn submit(&mut self, mut packet: Mbuf, ticket: Ticket) {
+        let octets = packet.pkt_len() as u64;
+        let (esp, seq) = (ticket.headers.esp_range(), ticket.seq);
+        let sa = Arc::clone(&ticket.sa);
+        let job = DeviceSa::of(&*sa.opener)
+            .and_then(|device| Some((device.session(), device.work(packet.data_mut().ok()?, esp, seq)?)));
+        let counters = self.core.counters();
+        let (Some((session, work)), Some(device)) = (job, &mut self.device) else {
+            counters.drops(DropReason::CryptoError).add(1, octets);
+            return;
+        };
+        match device.push(packet, session, &work, ticket) {
+            Ok(()) => counters.flights().submit(1),
+            Err(_) => counters.drops(DropReason::CryptoQueueFull).add(1, octets),
+        }
+    }
+
+    /// Waits for what the crypto device has, and gives up what it doesn't give back.
+    fn empty_device(&mut self) {
+        let started = Tsc::now();
+        let wait = self.clock.counts(LAST_WAIT_MS);
+        while self.device.as_ref().is_some_and(|device| !device.is_empty()) {
+            if self.take_opened() == 0 && Tsc::now().cycles_since(started) > wait {
+                break;
+            }
+        }
+        let lost = self.device.as_ref().map_or(0, DeviceQueue::len) as u64;
+        if lost > 0 {
+            // How many octets they have the device knows.
+            self.core.counters().flights().give_back(lost);
+            self.core.counters().drops(DropReason::CryptoError).add(lost, 0);
+        }
     }
 
     /// Books a burst as received and takes it through the pipeline. What is handed on is booked by the worker that takes
@@ -210,6 +285,7 @@ impl Worker {
         while self.take_over() > 0 || !self.spreader.is_over() {
             std::hint::spin_loop();
         }
+        self.empty_device();
         if let Some(reassembler) = &mut self.reassembler {
             reassembler.finish(self.core.counters());
         }
@@ -218,16 +294,21 @@ impl Worker {
 
     /// Takes a burst, which is empty afterwards, through the pipeline and sends what comes out of it; `begun` is when its
     /// reception began.
-    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex, entry: Entry, begun: Tsc) {
+    fn process(&mut self, burst: &mut Burst<BURST>, port: PortIndex, entry: Entry<'_>, begun: Tsc) {
         if burst.is_empty() {
             return;
         }
         let count = burst.len();
         self.flatten(burst);
         let mut outcomes = ArrayVec::<Outcome, BURST>::new();
+        let mut tickets = Tickets::new().into_iter();
         {
             let mut batch = Batch::default();
-            for mbuf in burst.as_mut_slice() {
+            for (index, mbuf) in burst.as_mut_slice().iter_mut().enumerate() {
+                let port = match entry {
+                    Entry::Opened(opened) => opened.get(index).map_or(port, |opened| opened.ticket.port),
+                    Entry::Received | Entry::Held | Entry::Own => port,
+                };
                 // Flattened packets lend their buffers; the pipeline takes a burst at most.
                 if let Ok((buffer, frame)) = mbuf.buffer_mut()
                     && let Ok(packet) = Packet::new(buffer, frame, port)
@@ -236,9 +317,11 @@ impl Worker {
                 }
             }
             let tsc = Tsc::now();
-            self.core.stages().add(Stage::Receive, count, tsc.cycles_since(begun));
+            let stage = if let Entry::Opened(_) = entry { Stage::Device } else { Stage::Receive };
+            self.core.stages().add(stage, count, tsc.cycles_since(begun));
             match entry {
                 Entry::Received => self.core.process(self.clock.at(tsc), &mut batch),
+                Entry::Opened(opened) => self.core.complete(self.clock.at(tsc), &mut batch, opened),
                 Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
                 Entry::Own => self.core.originate(self.clock.at(tsc), &mut batch),
             }
@@ -253,6 +336,9 @@ impl Worker {
                     reservation: batch.reservation(lane),
                 }
             }));
+            if self.device.is_some() {
+                tickets = batch.take_tickets().into_iter();
+            }
         }
         let tsc = Tsc::now();
         let mut done = Burst::<BURST>::default();
@@ -276,9 +362,17 @@ impl Worker {
                         self.holding.hold(id, mbuf, port, self.clock.at(tsc), self.core.counters());
                     }
                 }
+                Fate::Open => {
+                    if let Some(ticket) = tickets.next() {
+                        self.submit(mbuf, ticket);
+                    }
+                }
                 // Freed together: `done` has room for a burst.
-                Fate::Dropped(_) | Fate::Consumed(_) | Fate::Open | Fate::Pending => drop(done.push(mbuf)),
+                Fate::Dropped(_) | Fate::Consumed(_) | Fate::Pending => drop(done.push(mbuf)),
             }
+        }
+        if let Some(device) = &mut self.device {
+            device.submit();
         }
         for output in 0..self.tx.len() {
             self.flush(PortIndex(output as u8));

@@ -309,6 +309,16 @@ impl Peer {
         serde_json::from_value(spec).unwrap()
     }
 
+    /// The SA as a table of nf.toml.
+    pub fn to_toml(&self) -> String {
+        let (src, dst) = (Ipv4Addr::from(self.src), Ipv4Addr::from(self.dst));
+        let (spi, key, esn) = (self.spi, hex::encode(self.key), self.esn);
+        format!(
+            "[[sa]]\nspi = {spi}\nsrc = \"{src}\"\ndst = \"{dst}\"\nmode = \"tunnel\"\nalg = \"aes-gcm-16\"\n\
+             key = \"{key}\"\nesn = {esn}\n"
+        )
+    }
+
     pub fn params(&self) -> SaParams {
         self.params_with(&serde_json::Value::Null)
     }
@@ -382,6 +392,15 @@ pub fn read_pcap(path: &Path) -> Vec<Vec<u8>> {
         frames.push(packet.unwrap().data.into_owned());
     }
     frames
+}
+
+/// Writes a capture of frames, all at one time.
+pub fn write_pcap(path: &Path, frames: &[Vec<u8>]) {
+    let mut writer = pcap_file::pcap::PcapWriter::new(std::fs::File::create(path).unwrap()).unwrap();
+    for frame in frames {
+        let packet = pcap_file::pcap::PcapPacket::new(std::time::Duration::ZERO, frame.len() as u32, frame);
+        writer.write_packet(&packet).unwrap();
+    }
 }
 
 /// The fixtures' names.
