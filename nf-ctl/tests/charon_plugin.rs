@@ -65,6 +65,8 @@ impl Tunnel {
     }
 }
 
+/// What is fetched, in octets.
+const FILE: usize = 300_000;
 const FAST: Duration = Duration::from_millis(5);
 
 #[test]
@@ -248,7 +250,8 @@ fn a_charon_that_was_killed_leaves_the_traffic_alone() {
     drop(ping);
 }
 
-/// Pings from the inside host are answered through a tunnel of charon's, and a rekey costs none of the answers.
+/// Pings from the inside host are answered through a tunnel of charon's, and a rekey costs none of the answers. Then the peer
+/// fetches a file from a server there.
 #[test]
 #[ignore = "needs root"]
 fn a_tunnel_of_charon_works_both_ways() {
@@ -273,6 +276,11 @@ fn a_tunnel_of_charon_works_both_ways() {
     assert!(pinged.sent > 100 && pinged.answered + 1 >= pinged.sent, "{pinged:?}\n{}\n{}", head.log(), nf_core.log());
     let sas = nf_core.ok(&["sa", "list"]);
     assert!(sas.lines().any(|line| line.contains(" out 10.10.1.2")), "{sas}");
+    Lab::checksums(&[&lab.inside]);
+    let server = lab.serve_inside(FILE);
+    let state = || format!("{}\n{}", nf_core.log(), nf_core.ok(&["show", "counters"]));
+    let fetched = lab::until(&lab.peer, &server.fetch(&format!("--interface {}", lab::BRANCH)), state);
+    assert_eq!(fetched.trim(), FILE.to_string());
     let shown = head.list_sas();
     let counted = shown.lines().find(|line| line.trim_start().starts_with("out ")).unwrap_or_default();
     assert!(counted.contains("packets") && !counted.contains(" 0 packets"), "{shown}");

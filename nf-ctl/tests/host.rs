@@ -14,12 +14,7 @@ use lab::{BRANCH, GATEWAY, HEAD, INSIDE, Lab, PEER, wait_for};
 
 /// Tries a command in a namespace until it succeeds.
 fn until(namespace: &Namespace, script: &str, daemon: &Daemon) -> String {
-    let run = || {
-        let output = namespace.command("bash").args(["-ec", script]).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    };
-    let counters = || daemon.ok(&["show", "counters"]);
-    wait_for(script, run, || format!("{}\n{}", daemon.log(), counters()))
+    lab::until(namespace, script, || format!("{}\n{}", daemon.log(), daemon.ok(&["show", "counters"])))
 }
 
 fn link(lab: &Lab, interface: &str, file: &str) -> String {
@@ -121,17 +116,11 @@ fn a_file_is_fetched_through_a_tunnel_both_ways() {
     lab.head.sh(&format!("ip route add {BRANCH_NET} via {PEER}"));
     lab.peer.sh(&format!("ip route add {INSIDE_NET} via {HEAD}"));
 
-    let served = lab.path("served");
-    std::fs::create_dir(&served).unwrap();
-    std::fs::write(served.join("file"), vec![0x5A; FILE]).unwrap();
-    let mut server = lab.inside.command("python3");
-    server.args(["-m", "http.server", "--bind", INSIDE, "8000"]).current_dir(&served);
-    server.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    let mut server = server.spawn().unwrap();
+    let server = lab.serve_inside(FILE);
     until(&branch, &format!("ping -c 1 -W 1 {INSIDE}"), &head);
 
     // TCP's packets fill the MTU and may not be cut: the server is told what the tunnel takes.
-    let fetched = until(&branch, &format!("set -o pipefail; curl -sf -m 20 http://{INSIDE}:8000/file | wc -c"), &head);
+    let fetched = until(&branch, &server.fetch(""), &head);
     assert_eq!(fetched.trim(), FILE.to_string(), "{}", head.ok(&["show", "counters"]));
     assert!(head.dropped(48) > 0, "the first full packet was too long: {}", head.ok(&["show", "counters"]));
     assert!(lab.inside.sh(&format!("ip route get {BRANCH}")).contains("mtu 14"), "the server knows the path's MTU");
@@ -144,8 +133,6 @@ fn a_file_is_fetched_through_a_tunnel_both_ways() {
     let expired = branch.command("ping").args(["-c", "1", "-W", "2", "-t", "1", INSIDE]).output().unwrap();
     let said = String::from_utf8_lossy(&expired.stdout).into_owned();
     assert!(said.contains(&format!("From {BRANCH_GATEWAY}")) && said.contains("Time to live exceeded"), "{said}");
-    server.kill().unwrap();
-    server.wait().unwrap();
     for daemon in [head, peer] {
         let counters = daemon.counters();
         assert_eq!(daemon.dropped(223), 0, "nothing tried to leave in clear: {counters}");

@@ -165,6 +165,38 @@ fn dpdk_telemetry_knows_nf_core() {
     assert!(daemon.stop().0.success());
 }
 
+/// What a reload can bring and take away.
+const ONE_OF_EACH: &str = r#"
+[[plugin]]
+instance = "cap"
+plugin = "capture"
+settings = { memory = 4 }
+bind = [{ gate = "egress" }]
+[[route]]
+dst = "0.0.0.0/0"
+via = "10.99.0.1"
+port = "net_null0"
+[[neighbour]]
+address = "10.99.0.1"
+mac = "02:00:00:00:99:01"
+port = "net_null0"
+[[policy]]
+dst = ["192.168.77.0/24"]
+action = "protect"
+[[sa]]
+spi = 0x7777
+direction = "out"
+src = "10.10.1.2"
+dst = "203.0.113.77"
+mode = "tunnel"
+alg = "aes-gcm-16"
+key = "7777777777777777777777777777777777777777"
+[[event]]
+name = "replays"
+on = "replay"
+command = ["/bin/true"]
+"#;
+
 #[test]
 fn a_reload_under_traffic_loses_no_packet() {
     let mut daemon = Daemon::start(&looping(&sa_table("one")));
@@ -175,14 +207,16 @@ fn a_reload_under_traffic_loses_no_packet() {
     for round in 0..6 {
         daemon.wait("more packets", |daemon| sent(daemon) > last + 1000);
         last = sent(&daemon);
-        // The same key under another name: the SA is exchanged in place. And a capture comes and goes.
-        let plugin = "\n[[plugin]]\ninstance = 'cap'\nplugin = 'capture'\nsettings = { memory = 4 }\nbind = [{ gate = 'egress' }]\n";
-        let changed =
-            original.replace("\"one\"", &format!("\"peer-{round}\"")) + if round % 2 == 0 { plugin } else { "" };
-        fs::write(&file, changed).unwrap();
+        // The same key under another name: the SA is exchanged in place. And one of everything comes and goes.
+        let renamed = original.replace("\"one\"", &format!("\"peer-{round}\""));
+        let comes = round % 2 == 0;
+        fs::write(&file, renamed + if comes { ONE_OF_EACH } else { "" }).unwrap();
         if round < 5 {
             let told = daemon.ok(&["reload"]);
-            assert!(told.contains("SAs: 0 added, 1 changed, 0 removed"), "{told}");
+            let (added, removed) = (u8::from(comes), u8::from(!comes));
+            assert!(told.contains(&format!("SAs: {added} added, 1 changed, {removed} removed")), "{told}");
+            assert!(told.contains("taken over: [[policy]], [[route]], [[neighbour]], [[event]]"), "{told}");
+            assert_eq!(daemon.ok(&["event", "list"]).contains("hook replays"), comes);
         } else {
             let kill = format!("kill -HUP {}", daemon.child.id());
             assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());

@@ -34,7 +34,7 @@ impl Config {
             sas: _,
             policies: _,
             plugins: _,
-            events,
+            events: _,
             snapshot,
             state,
         } = self;
@@ -67,7 +67,6 @@ impl Config {
             ("[reassembly] enabled", *enabled == new.reassembly.enabled),
             ("[reassembly] max_flows", *reassembled == new.reassembly.max_flows),
             ("[reassembly] timeout_ms", *timeout_ms == new.reassembly.timeout_ms),
-            ("[[event]]", *events == new.events),
             ("[snapshot]", *snapshot == new.snapshot),
             ("[state]", *state == new.state),
         ]);

@@ -104,17 +104,26 @@ pub enum HookError {
     NotRunning,
 }
 
+/// A hook, and how often it ran.
+#[derive(Debug)]
+struct Rule {
+    hook: Hook,
+    runs: AtomicU64,
+}
+
+/// The hooks of a configuration. They are exchanged as a whole; a rule that stays is the same one.
+type Rules = Arc<[Arc<Rule>]>;
+
 /// A run that is to be done.
 struct Job {
     run: u64,
-    hook: usize,
+    rule: Arc<Rule>,
     event: EventReport,
 }
 
-/// The hooks, shared by the control thread, which reports on them, and the threads that run them.
+/// The hooks, shared by the control thread, which reports on them and exchanges them, and the threads that run them.
 pub struct Hooks {
-    hooks: Vec<Hook>,
-    runs: Vec<AtomicU64>,
+    rules: Mutex<Rules>,
     next_run: AtomicU64,
     history: Mutex<VecDeque<HookRun>>,
     jobs: (Sender<Job>, Receiver<Job>),
@@ -123,52 +132,59 @@ pub struct Hooks {
 
 impl Hooks {
     /// Hooks that don't run yet.
-    pub fn new(hooks: Vec<Hook>) -> Arc<Hooks> {
-        Arc::new(Hooks {
-            runs: hooks.iter().map(|_| AtomicU64::new(0)).collect(),
-            hooks,
+    pub fn new(list: Vec<Hook>) -> Arc<Hooks> {
+        let hooks = Hooks {
+            rules: Mutex::default(),
             next_run: AtomicU64::new(1),
             history: Mutex::new(VecDeque::new()),
             jobs: bounded(QUEUE_LENGTH),
             running: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.hooks.is_empty()
-    }
-
-    /// Whether one of them takes snapshots.
-    pub fn take_snapshots(&self) -> bool {
-        self.hooks.iter().any(|hook| hook.actions.snapshot)
-    }
-
-    /// The kinds of events that they need.
-    pub fn kinds(&self) -> Vec<EventKind> {
-        let kind = |hook: &Hook| match hook.on {
-            Trigger::InvalidSpi | Trigger::Stuck => EventKind::InvalidSpi,
-            Trigger::Replay => EventKind::SaReplay,
-            Trigger::AuthFailure => EventKind::SaAuthFailure,
-            Trigger::Lifetime => EventKind::SaLifetime,
-            Trigger::RecoveryFailed => EventKind::RecoveryFailed,
         };
-        self.hooks.iter().map(kind).collect()
+        hooks.exchange(list);
+        Arc::new(hooks)
+    }
+
+    /// Takes other hooks from now on. One that stays as it is goes on counting.
+    pub fn exchange(&self, hooks: Vec<Hook>) {
+        let before = self.rules();
+        let rule = |hook: Hook| match before.iter().find(|rule| rule.hook == hook) {
+            Some(same) => Arc::clone(same),
+            None => Arc::new(Rule { hook, runs: AtomicU64::new(0) }),
+        };
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = hooks.into_iter().map(rule).collect();
+    }
+
+    fn rules(&self) -> Rules {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The kinds of events that hooks may be for.
+    pub fn kinds() -> Vec<EventKind> {
+        vec![
+            EventKind::InvalidSpi,
+            EventKind::SaReplay,
+            EventKind::SaAuthFailure,
+            EventKind::SaLifetime,
+            EventKind::RecoveryFailed,
+        ]
     }
 
     /// All hooks, for display.
     pub fn report(&self) -> Vec<HookReport> {
-        let report = |(hook, runs): (&Hook, &AtomicU64)| HookReport {
-            name: hook.name.clone(),
-            on: hook.on.to_string(),
-            subject: hook.subject.to_string(),
-            count: hook.count,
-            period_s: hook.period / Nanos::SECOND,
-            cool_down_s: hook.cool_down / Nanos::SECOND,
-            actions: hook.actions.names(),
-            runs: runs.load(Ordering::Relaxed),
+        let report = |rule: &Arc<Rule>| {
+            let Rule { hook, runs } = &**rule;
+            HookReport {
+                name: hook.name.clone(),
+                on: hook.on.to_string(),
+                subject: hook.subject.to_string(),
+                count: hook.count,
+                period_s: hook.period / Nanos::SECOND,
+                cool_down_s: hook.cool_down / Nanos::SECOND,
+                actions: hook.actions.names(),
+                runs: runs.load(Ordering::Relaxed),
+            }
         };
-        self.hooks.iter().zip(&self.runs).map(report).collect()
+        self.rules().iter().map(report).collect()
     }
 
     /// What they did, the latest first.
@@ -181,19 +197,19 @@ impl Hooks {
         if !self.running.load(Ordering::Relaxed) {
             return Err(HookError::NotRunning);
         }
-        let place = self.hooks.iter().position(|hook| hook.name == name);
-        let found = place.and_then(|place| Some((place, self.hooks.get(place)?)));
-        let (place, hook) = found.ok_or_else(|| HookError::NoSuchHook(name.to_owned()))?;
-        self.start(place, rule::made_up(hook.on, now), true).map(|run| HookStarted { run })
+        let rules = self.rules();
+        let rule = rules.iter().find(|rule| rule.hook.name == name);
+        let rule = rule.ok_or_else(|| HookError::NoSuchHook(name.to_owned()))?;
+        self.start(rule, rule::made_up(rule.hook.on, now), true).map(|run| HookStarted { run })
     }
 
     /// Puts a run into the queue.
-    fn start(&self, hook: usize, event: EventReport, test: bool) -> Result<u64, HookError> {
+    fn start(&self, rule: &Arc<Rule>, event: EventReport, test: bool) -> Result<u64, HookError> {
         let run = self.next_run.fetch_add(1, Ordering::Relaxed);
-        let name = self.hooks.get(hook).map(|hook| hook.name.clone()).unwrap_or_default();
-        let queued = self.jobs.0.try_send(Job { run, hook, event: event.clone() }).is_ok();
-        if let Some(runs) = self.runs.get(hook).filter(|_| queued) {
-            runs.fetch_add(1, Ordering::Relaxed);
+        let name = rule.hook.name.clone();
+        let queued = self.jobs.0.try_send(Job { run, rule: Arc::clone(rule), event: event.clone() }).is_ok();
+        if queued {
+            rule.runs.fetch_add(1, Ordering::Relaxed);
         }
         let skipped = || ActionReport { action: "none".to_owned(), ok: false, note: HookError::Busy.to_string() };
         let actions = if queued { Vec::new() } else { vec![skipped()] };
@@ -266,18 +282,28 @@ impl Drop for Runner {
 
 /// Holds each event against each hook.
 fn watch(hooks: &Hooks, events: &Subscription, stop: &AtomicBool) {
-    let mut windows: Vec<Window> = hooks.hooks.iter().map(|_| Window::default()).collect();
+    let mut watched: Vec<(Arc<Rule>, Window)> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let event = match events.next(LOOK) {
             Next::Event(event) => event,
             Next::Nothing => continue,
             Next::End => return,
         };
-        for (place, (hook, window)) in hooks.hooks.iter().zip(&mut windows).enumerate() {
-            if window.offer(hook, &event)
-                && let Err(error) = hooks.start(place, event.clone(), false)
+        let rules = hooks.rules();
+        if !rules.iter().map(Arc::as_ptr).eq(watched.iter().map(|(rule, _)| Arc::as_ptr(rule))) {
+            let mut before = std::mem::take(&mut watched);
+            let window = |rule: &Arc<Rule>| {
+                let place = before.iter().position(|(old, _)| Arc::ptr_eq(old, rule));
+                place.map(|place| before.swap_remove(place).1).unwrap_or_default()
+            };
+            let windows: Vec<Window> = rules.iter().map(window).collect();
+            watched = rules.iter().cloned().zip(windows).collect();
+        }
+        for (rule, window) in &mut watched {
+            if window.offer(&rule.hook, &event)
+                && let Err(error) = hooks.start(rule, event.clone(), false)
             {
-                tracing::warn!(hook = hook.name, %error, "a hook could not run");
+                tracing::warn!(hook = rule.hook.name, %error, "a hook could not run");
             }
         }
     }
@@ -291,9 +317,7 @@ fn act(hooks: &Hooks, mut means: Means, stop: &AtomicBool) {
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        if let Some(hook) = hooks.hooks.get(job.hook) {
-            carry_out(hooks, hook, &job, &mut means, stop);
-        }
+        carry_out(hooks, &job.rule.hook, &job, &mut means, stop);
         hooks.note(job.run, |run| run.done = true);
     }
 }
@@ -380,7 +404,7 @@ mod tests {
         let hooks = Hooks::new(vec![hook("good", &["/bin/true"]), hook("bad", &["/bin/false"])]);
         let mut subscribers = Subscribers::default();
         assert_eq!(hooks.test("good", Nanos(1)), Err(HookError::NotRunning));
-        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(hooks.kinds()), means()).unwrap();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), means()).unwrap();
         subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(1)));
         subscribers.publish(&rule::made_up(Trigger::Lifetime, Nanos(1)));
         let done = |runs| hooks.history(10).iter().filter(|run| run.done).count() == runs;
@@ -398,10 +422,27 @@ mod tests {
     }
 
     #[test]
+    fn hooks_are_exchanged_while_they_run() {
+        let hooks = Hooks::new(vec![hook("stays", &["/bin/true"]), hook("goes", &["/bin/true"])]);
+        let mut subscribers = Subscribers::default();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), means()).unwrap();
+        let done = |runs| hooks.history(10).iter().filter(|run| run.done).count() == runs;
+        subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(1)));
+        wait("both hooks", || done(2));
+        hooks.exchange(vec![hook("comes", &["/bin/true"]), hook("stays", &["/bin/true"])]);
+        assert_eq!(hooks.test("goes", Nanos(1)), Err(HookError::NoSuchHook("goes".to_owned())));
+        subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(2)));
+        wait("the new one and the one that stays", || done(4));
+        let runs: Vec<_> = hooks.report().into_iter().map(|hook| (hook.name, hook.runs)).collect();
+        assert_eq!(runs, [("comes".to_owned(), 1), ("stays".to_owned(), 2)]);
+        drop(runner);
+    }
+
+    #[test]
     fn an_action_that_hangs_holds_up_nobody() {
         let hooks = Hooks::new(vec![hook("hangs", &["/bin/sleep", "1000"])]);
         let mut subscribers = Subscribers::default();
-        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(hooks.kinds()), means()).unwrap();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), means()).unwrap();
         for at in 0..1000 {
             subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(at)));
         }

@@ -22,7 +22,7 @@ use crate::control::controller::Controller;
 use crate::control::handler::{ConfigFile, Daemon, Platform};
 use crate::control::proto::PortReport;
 use crate::control::server::{ControlServer, Limits};
-use crate::hooks::{Means, Runner, Sources};
+use crate::hooks::{Hooks, Means, Runner, Sources};
 use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
 use crate::notify::Syslog;
@@ -311,18 +311,15 @@ fn share(ports: &mut [OpenPort], left: usize) -> Vec<(PortIndex, RxQueue)> {
     share
 }
 
-/// Starts to run hooks, if there are any.
-fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Option<Runner>, Error> {
+/// Starts to run hooks: those that there are, and those that a reload brings.
+fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Runner, Error> {
     let hooks = Arc::clone(controller.hooks());
-    if hooks.is_empty() {
-        return Ok(None);
-    }
-    let (_, events) = controller.subscribe(hooks.kinds());
+    let (_, events) = controller.subscribe(Hooks::kinds());
     let sources = Sources { socket: config.control.socket.clone(), agent: config.agent.socket.clone() };
     let means =
         Means { snapshots: config.snapshot.clone(), sources, syslog: config.notify.syslog.clone().map(Syslog::new) };
     let runner = Runner::start(hooks, events, means);
-    runner.map(Some).map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
+    runner.map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
 }
 
 /// Starts to serve metrics, if they are asked for.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Daemon, nf_core};
 use charon::{Charon, Esp, KeyType, Pki};
 use netns::Namespace;
-use traffic::{Capture, Ping};
+use traffic::{Capture, FileServer, Ping};
 
 /// The peer's address on the cable between the gateways.
 pub const PEER: &str = "10.10.1.1";
@@ -49,6 +49,15 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl 
         assert!(Instant::now() < deadline, "waited in vain for {what}; instead:\n{}", state());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Tries a command in a namespace until it succeeds; `state` tells what was found instead when it doesn't.
+pub fn until(namespace: &Namespace, script: &str, state: impl FnOnce() -> String) -> String {
+    let run = || {
+        let output = namespace.command("bash").args(["-ec", script]).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    };
+    wait_for(script, run, state)
 }
 
 /// The gateways and the cables between them.
@@ -238,6 +247,11 @@ peer = "branch"
     /// Pings from the inside host to the branch.
     pub fn ping_outwards(&self, interval: Duration) -> Ping {
         Ping::start(&self.inside, INSIDE, BRANCH, interval)
+    }
+
+    /// A web server at the inside host, with a file of so many octets.
+    pub fn serve_inside(&self, octets: usize) -> FileServer {
+        FileServer::start(&self.inside, INSIDE, &self.path("served"), octets)
     }
 
     /// Kills nf-core, if it still runs, and starts it anew.

@@ -54,6 +54,36 @@ impl Drop for Ping {
     }
 }
 
+/// A web server with one file, until it is dropped.
+#[derive(Debug)]
+pub struct FileServer {
+    child: Child,
+    url: String,
+}
+
+impl FileServer {
+    pub fn start(namespace: &Namespace, address: &str, dir: &Path, octets: usize) -> FileServer {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("file"), vec![0x5A; octets]).unwrap();
+        let mut command = namespace.command("python3");
+        command.args(["-m", "http.server", "--bind", address, "8000"]).current_dir(dir);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        FileServer { child, url: format!("http://{address}:8000/file") }
+    }
+
+    /// A shell's command that fetches the file and gives its length.
+    pub fn fetch(&self, options: &str) -> String {
+        format!("set -o pipefail; curl -sf -m 20 {options} {} | wc -c", self.url)
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A packet that was seen.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Seen {

@@ -234,6 +234,10 @@ impl Controller {
             report.settings.push("[notify]".to_owned());
             self.notifier.set_limits(new.notify.limits());
         }
+        if old.events != new.events {
+            report.settings.push("[[event]]".to_owned());
+            self.hooks.exchange(new.events.clone());
+        }
         if old.sad.deleted_memory_s != new.sad.deleted_memory_s {
             report.settings.push("[sad] deleted_memory_s".to_owned());
             self.deleted_memory = Nanos::from_secs(new.sad.deleted_memory_s).0;
