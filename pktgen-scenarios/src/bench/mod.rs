@@ -73,6 +73,8 @@ pub struct Options {
 pub struct Figures {
     /// Beside ipsec-secgw.
     pub rows: Vec<Row>,
+    /// By a crypto device.
+    pub devices: Vec<ByDevice>,
     /// One SA on two cores.
     pub spreading: Option<Spreading>,
 }
@@ -145,6 +147,36 @@ impl fmt::Display for Row {
     }
 }
 
+/// What it costs nf-core that a crypto device opens packets, where the device is the CPU again. Rates are packets a second.
+#[derive(Clone, Debug, Serialize)]
+pub struct ByDevice {
+    /// Octets of the inner packets.
+    pub size: String,
+    /// By nf-core's usual engine.
+    pub usual: Measured,
+    /// By the device.
+    pub device: Measured,
+}
+
+impl ByDevice {
+    /// Packets sent with the device to those sent without.
+    fn ratio(&self) -> f64 {
+        self.device.sent / self.usual.sent
+    }
+}
+
+impl fmt::Display for ByDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (device, usual) = (self.device.sent / 1e6, self.usual.sent / 1e6);
+        write!(
+            f,
+            "{:>5} octets, {}: {device:.2} Mpps, by the usual engine {usual:.2} Mpps",
+            self.size, self.device.mode
+        )?;
+        write!(f, ", ratio {:.2}", self.ratio())
+    }
+}
+
 /// Measures every case, and calls `done` with each figure as it comes.
 ///
 /// # Errors
@@ -153,7 +185,7 @@ pub fn run(options: &Options, mut done: impl FnMut(&dyn fmt::Display)) -> Result
     std::fs::create_dir_all(&options.dir).map_err(|error| BenchError::Io { path: options.dir.clone(), error })?;
     let usual = if options.quick { Duration::from_millis(1500) } else { Duration::from_secs(5) };
     let time = options.time.unwrap_or(usual);
-    let mut rows = Vec::new();
+    let (mut rows, mut devices) = (Vec::new(), Vec::new());
     for case in cases(options.quick) {
         let traffic = Traffic::write(&options.dir, &case)?;
         let nf_core = Gateway::NfCore(&options.nf_core).measure(&traffic, options, time)?;
@@ -170,11 +202,17 @@ pub fn run(options: &Options, mut done: impl FnMut(&dyn fmt::Display)) -> Result
         let row =
             Row { size: case.size.to_owned(), sas: case.sas, mix: case.mix.name().to_owned(), nf_core, secgw, ratio };
         done(&row);
+        if case.sas == 1 && case.mix == Mix::Good && case.octets.len() == 1 {
+            let device = Gateway::NfCoreDevice(&options.nf_core).measure(&traffic, options, time)?;
+            let by_device = ByDevice { size: row.size.clone(), usual: row.nf_core.clone(), device };
+            done(&by_device);
+            devices.push(by_device);
+        }
         rows.push(row);
     }
     let spreading = options.second_cpu.map(|second| spread::measure(options, second, time)).transpose()?;
     if let Some(spreading) = &spreading {
         done(spreading);
     }
-    Ok(Figures { rows, spreading })
+    Ok(Figures { rows, devices, spreading })
 }

@@ -22,6 +22,8 @@ const START: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Packet buffers: net_pcap holds a thousand frames and more in some.
 const MBUFS: u32 = 32_768;
+/// The crypto device that nf-core is measured with.
+const DEVICE: &str = "crypto_aesni_mb0";
 
 /// The ways in which ipsec-secgw can do its work on CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +62,8 @@ pub(super) enum Gateway<'p> {
     NfCore(&'p Path),
     /// nf-core that hands what one core doesn't keep up with on to a second one, on this CPU.
     NfCoreSpread(&'p Path, u16),
+    /// nf-core that has its packets opened by a crypto device: libipsec-mb, but through rte_cryptodev.
+    NfCoreDevice(&'p Path),
     Secgw(&'p Path, SecgwMode),
 }
 
@@ -99,6 +103,7 @@ impl Gateway<'_> {
         match self {
             Gateway::NfCore(_) => "nf-core".to_owned(),
             Gateway::NfCoreSpread(..) => "nf-core on two cores".to_owned(),
+            Gateway::NfCoreDevice(_) => format!("nf-core with {DEVICE}"),
             Gateway::Secgw(_, mode) => format!("ipsec-secgw ({})", mode.name()),
         }
     }
@@ -106,7 +111,7 @@ impl Gateway<'_> {
     fn cpus(&self, options: &Options) -> Vec<u16> {
         match self {
             Gateway::NfCoreSpread(_, second) => vec![options.cpu, *second],
-            Gateway::NfCore(_) | Gateway::Secgw(..) => vec![options.cpu],
+            Gateway::NfCore(_) | Gateway::NfCoreDevice(_) | Gateway::Secgw(..) => vec![options.cpu],
         }
     }
 
@@ -114,7 +119,15 @@ impl Gateway<'_> {
     fn unused_outputs(&self) -> &'static str {
         match self {
             Gateway::NfCoreSpread(..) => ",tx_pcap=/dev/null,tx_pcap=/dev/null",
-            Gateway::NfCore(_) | Gateway::Secgw(..) => "",
+            Gateway::NfCore(_) | Gateway::NfCoreDevice(_) | Gateway::Secgw(..) => "",
+        }
+    }
+
+    /// nf-core's crypto engine, where it isn't the usual one.
+    fn engine(&self) -> String {
+        match self {
+            Gateway::NfCoreDevice(_) => format!("[crypto]\nengine = \"cryptodev\"\ndevice = \"{DEVICE}\"\n\n"),
+            Gateway::NfCore(_) | Gateway::NfCoreSpread(..) | Gateway::Secgw(..) => String::new(),
         }
     }
 
@@ -148,8 +161,8 @@ impl Gateway<'_> {
         let (received, sent) = counted.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
         let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
         let (mode, stages) = match self {
-            Gateway::NfCore(_) | Gateway::NfCoreSpread(..) => (self.name(), stages(&socket).map_err(failed)?),
             Gateway::Secgw(_, mode) => (mode.name().to_owned(), Vec::new()),
+            _ => (self.name(), stages(&socket).map_err(failed)?),
         };
         Ok(Measured { mode, received, sent, median, stages })
     }
@@ -179,13 +192,14 @@ impl Gateway<'_> {
             "--vdev=net_null0,no-rx=1".to_owned(),
         ];
         let mut command = match self {
-            Gateway::NfCore(program) | Gateway::NfCoreSpread(program, _) => {
+            Gateway::NfCore(program) | Gateway::NfCoreSpread(program, _) | Gateway::NfCoreDevice(program) => {
                 let config = options.dir.join("nf.toml");
                 let text = format!(
-                    "[eal]\nargs = {eal:?}\ncores = {:?}\nmbufs = {MBUFS}\n\n[control]\nsocket = {socket:?}\n\n\
+                    "[eal]\nargs = {eal:?}\ncores = {:?}\nmbufs = {MBUFS}\n\n[control]\nsocket = {socket:?}\n\n{}\
                      [[port]]\nname = \"net_pcap0\"\nrole = \"unprotected\"\n\n\
                      [[port]]\nname = \"net_null0\"\nrole = \"protected\"\nnext_hop_mac = \"02:00:00:00:00:08\"\n\n{}",
                     self.cpus(options),
+                    self.engine(),
                     traffic.sas_toml
                 );
                 std::fs::write(&config, text).map_err(io(&config))?;

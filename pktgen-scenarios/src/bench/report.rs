@@ -35,7 +35,7 @@ pub fn write(page: &Path, figures: &Figures, memory: &Value) -> Result<(), Strin
     std::fs::write(page, format!("{before}{BEGIN}\n\n{}\n{END}{after}", tables(figures, memory))).map_err(failed)
 }
 
-fn tables(Figures { rows, spreading }: &Figures, memory: &Value) -> String {
+fn tables(Figures { rows, devices, spreading }: &Figures, memory: &Value) -> String {
     let mut out = String::new();
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     line!(
@@ -73,6 +73,14 @@ fn tables(Figures { rows, spreading }: &Figures, memory: &Value) -> String {
     }
     line!(out, "\nThe last three columns are nf-core's clocks a packet, from `show runtime`.\n");
     line!(out, "![packets a second]({})\n", "benchmarks.svg");
+    line!(out, "### Opened by a crypto device\n");
+    line!(out, "| inner octets | device | Mpps sent | by the usual engine | ratio |");
+    line!(out, "|---|---|---|---|---|");
+    for row in devices {
+        let (device, usual) = (row.device.sent / 1e6, row.usual.sent / 1e6);
+        line!(out, "| {} | {} | {device:.2} | {usual:.2} | {:.2} |", row.size, row.device.mode, row.ratio());
+    }
+    line!(out, "");
     line!(out, "### From memory, without a driver\n");
     line!(out, "| SAs | inner octets | clocks a packet | target | median | crypto | all else |");
     line!(out, "|---|---|---|---|---|---|---|");
@@ -257,9 +265,9 @@ fn plotted(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Measured;
     use crate::bench::order::Order;
     use crate::bench::spread::Spreading;
+    use crate::bench::{ByDevice, Measured};
 
     fn row() -> Row {
         let measured = |mode: &str, received| Measured {
@@ -292,6 +300,11 @@ mod tests {
         let order = Order::of([1, 3, 2, 4]);
         Figures {
             rows: vec![row()],
+            devices: vec![ByDevice {
+                size: "64".to_owned(),
+                usual: measured.clone(),
+                device: Measured { mode: "nf-core with a device".to_owned(), sent: 4.5e6, ..measured.clone() },
+            }],
             spreading: Some(Spreading {
                 one_core: measured.clone(),
                 two_cores: Measured { sent: 17.1e6, ..measured },
@@ -313,6 +326,7 @@ mod tests {
             text.contains("| 64 | 1 | good | 9.00 | 6.00 | librte_ipsec | 1.50 | 1.50 | 80 | 100 | 20 |"),
             "{text}"
         );
+        assert!(text.contains("| 64 | nf-core with a device | 4.50 | 9.00 | 0.50 |"), "{text}");
         assert!(text.contains("| 1 | 64 | 200 | 180 | 200 | 140 | 60 |"), "{text}");
         assert!(text.contains("| decap-open | 140.0 | 240.0 |"), "{text}");
         assert!(text.contains("| spread over two | 17.10 | 1.90 |"), "{text}");
