@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,6 +60,39 @@ fn sas_come_and_go_under_traffic() {
     let (status, left) = daemon.stop();
     assert!(status.success());
     assert_eq!(left, ["log", "nf.toml", "sa.json", "unused.pcap"], "nothing of the daemon's stays behind");
+}
+
+/// A crypto device opens the packets: SAs come and go while it has some of them, with few packet buffers. None is missing at
+/// the end, or DPDK's environment could not be cleaned up.
+#[test]
+fn sas_come_and_go_while_a_crypto_device_has_their_packets() {
+    let device = format!("{DELETED_MEMORY}[crypto]\nengine = \"cryptodev\"\ndevice = \"crypto_aesni_mb0\"\n");
+    let config = looping(&fixture("v4-tunnel-gcm128.pcap"), &device).replace("idle =", "mbufs = 2048\nidle =");
+    let mut daemon = Daemon::start(&config);
+    assert!(daemon.ok(&["show", "status"]).contains("crypto engine: cryptodev"));
+    let (file, spi) = sa_file(daemon.dir.path(), "v4-tunnel-gcm128");
+    let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+    for round in 0..2 {
+        let before = sent(&daemon);
+        daemon.ok(&["sa", "add", "--file", file.to_str().unwrap()]);
+        daemon.wait("decapsulated packets", |daemon| sent(daemon) > before + 1000);
+        daemon.ok(&["sa", "del", &spi.to_string()]);
+        let late = daemon.dropped(1);
+        daemon.wait("late packets", |daemon| daemon.dropped(1) > late + 1000);
+        let counters = daemon.counters();
+        assert_eq!(counters["in_flight"], 0, "round {round}: all are back");
+    }
+    assert_eq!((daemon.dropped(20), daemon.dropped(62)), (0, 0), "the device did what it was asked for");
+
+    let status: Value = serde_json::from_str(&daemon.ok(&["--json", "show", "status"])).unwrap();
+    assert_eq!(status["ports"][0]["rx_no_buffer"], 0, "{status}");
+    assert!(daemon.ok(&["show", "runtime"]).contains("decap-device"));
+    // Opened before the directory goes.
+    let mut file = fs::File::open(daemon.dir.path().join("log")).unwrap();
+    assert!(daemon.stop().0.success());
+    let mut log = String::new();
+    file.read_to_string(&mut log).unwrap();
+    assert!(log.contains("nf-core stops") && !log.contains("could not be cleaned up"), "{log}");
 }
 
 /// The first so many packets of a capture, as a capture.

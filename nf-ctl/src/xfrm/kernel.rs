@@ -70,6 +70,8 @@ pub(super) fn expire(id: SaId, limit: Limit) -> io::Result<()> {
     Err(io::Error::other("the kernel didn't acknowledge"))
 }
 
+/// nf-core asks rtnetlink in the same way: the two protocols' messages have no type in common, and nf-core's library no
+/// netlink but for the host's ports.
 fn ask(message: XfrmMessage, flags: u16) -> io::Result<Socket> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
