@@ -113,10 +113,38 @@ impl<'p> Batch<'p> {
         &mut self.packets[lane.index()]
     }
 
+    /// These packets and their lanes, all at once.
+    #[inline]
+    pub fn select_mut(&mut self, lanes: Lanes) -> impl Iterator<Item = (Lane, &mut Packet<'p>)> {
+        let (mut rest, mut next) = (self.packets.iter_mut(), 0);
+        lanes.filter_map(move |lane| {
+            let skipped = lane.index() - next;
+            next = lane.index() + 1;
+            Some((lane, rest.nth(skipped)?))
+        })
+    }
+
     /// All packets at once, by lane, for stages that need several of them mutably.
     #[inline]
     pub fn packets_mut(&mut self) -> &mut [Packet<'p>] {
         &mut self.packets
+    }
+
+    /// Hands each of these packets to `check`, and drops those that it finds a reason for; gives the others.
+    #[inline]
+    pub(crate) fn sift(
+        &mut self,
+        lanes: Lanes,
+        mut check: impl FnMut(&mut Packet<'p>) -> Result<(), DropReason>,
+    ) -> Lanes {
+        let mut passed = Lanes::NONE;
+        for lane in lanes {
+            match check(self.packet_mut(lane)) {
+                Ok(()) => passed.insert(lane),
+                Err(why) => self.drop(lane, why),
+            }
+        }
+        passed
     }
 
     /// What became of the packet in a lane.
@@ -126,7 +154,7 @@ impl<'p> Batch<'p> {
     }
 
     /// Drops the packet. This is the only way to lose one. A packet whose fate is sealed keeps it.
-    #[inline]
+    #[inline(never)]
     pub fn drop(&mut self, lane: Lane, why: DropReason) {
         self.settle(lane, Fate::Dropped(why));
     }

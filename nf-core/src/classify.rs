@@ -17,9 +17,10 @@ use crate::wire::{IpVersion, Kind, protocol};
 /// Sends each packet on its way, by what it is, where it is for, and which port it came from.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     let mut local = LocalMemo { net: core.net, last: None };
+    let mut esp = Lanes::NONE;
     for lane in lanes {
         match core.net.port(batch.packet(lane).port()).map(|port| port.role) {
-            Some(PortRole::Unprotected) => from_unprotected(core, &mut local, batch, lane),
+            Some(PortRole::Unprotected) => from_unprotected(core, &mut local, batch, lane, &mut esp),
             Some(PortRole::Protected) => from_protected(core, &mut local, batch, lane),
             // The host's stack sends: out to the network with it.
             Some(PortRole::Exception) | None => match core.net.from_host(batch.packet(lane).port()) {
@@ -28,6 +29,7 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
             },
         }
     }
+    batch.send_all_to(esp, Gate::EspInput);
 }
 
 /// Whether addresses are ours. Most packets of a burst are for the same one.
@@ -39,21 +41,43 @@ struct LocalMemo<'n> {
 impl LocalMemo<'_> {
     #[inline]
     fn is_local(&mut self, address: IpAddr) -> bool {
-        match self.last {
-            Some((last, local)) if last == address => local,
-            _ => {
-                let local = self.net.is_local(address);
-                self.last = Some((address, local));
-                local
-            }
+        match &self.last {
+            Some((last, local)) if *last == address => *local,
+            _ => self.look_up(address),
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, address: IpAddr) -> bool {
+        let local = self.net.is_local(address);
+        self.last = Some((address, local));
+        local
     }
 }
 
-fn from_unprotected(core: &mut CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
+/// ESP to us is put into `esp`, to be sent on together.
+#[inline]
+fn from_unprotected(
+    core: &mut CoreCx<'_>,
+    local: &mut LocalMemo<'_>,
+    batch: &mut Batch<'_>,
+    lane: Lane,
+    esp: &mut Lanes,
+) {
+    let packet = batch.packet(lane);
+    let for_us = packet.outer_dst().is_some_and(|dst| local.is_local(dst));
+    if for_us && matches!(packet.headers().kind, Kind::Esp | Kind::EspInUdp) {
+        esp.insert(lane);
+    } else {
+        other_from_unprotected(core, batch, lane, for_us);
+    }
+}
+
+/// All but ESP to us.
+#[inline(never)]
+fn other_from_unprotected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, for_us: bool) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
-    let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
     match headers.kind {
         Kind::Other if for_us => {
             if matches!(headers.protocol(), protocol::ICMP | protocol::ICMPV6) {
@@ -61,7 +85,6 @@ fn from_unprotected(core: &mut CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mu
             }
             except(core, batch, lane, DropReason::NotForUs);
         }
-        Kind::Esp | Kind::EspInUdp if for_us => batch.send_to(lane, Gate::EspInput),
         Kind::Fragment if for_us => batch.reassemble(lane),
         Kind::NatKeepalive if for_us => batch.consume(lane, Consumed::NatKeepalive),
         Kind::Faulty(reason) if for_us => batch.drop(lane, reason),
@@ -78,14 +101,15 @@ fn from_unprotected(core: &mut CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mu
 
 /// Whether a packet from outside, which isn't ESP, would be routed to the protected network.
 fn enters_in_clear(net: &Net, packet: &Packet<'_>) -> bool {
-    let dst = packet.headers().dst(packet.data());
+    let dst = packet.outer_dst();
     dst.is_some_and(|dst| !net.is_host(dst) && net.leads_to(dst, PortRole::Protected))
 }
 
+#[inline(never)]
 fn from_protected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
-    let for_us = headers.dst(packet.data()).is_some_and(|dst| local.is_local(dst));
+    let for_us = packet.outer_dst().is_some_and(|dst| local.is_local(dst));
     match headers.kind {
         Kind::Esp | Kind::EspInUdp if for_us => not_enabled(batch, [lane].into_iter().collect()),
         _ if passes_through(core.net, packet) => batch.forward(lane),
@@ -95,10 +119,10 @@ fn from_protected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batc
 
 /// Whether a packet from the protected network is one to be forwarded: sent to us as to a router, for another host.
 fn passes_through(net: &Net, packet: &Packet<'_>) -> bool {
-    let Some(dst) = packet.headers().dst(packet.data()) else {
+    let Some(dst) = packet.outer_dst() else {
         return false;
     };
-    let to_port = net.port(packet.port()).is_some_and(|port| port.mac == packet.received_macs().0);
+    let to_port = net.port(packet.port()).is_some_and(|port| port.mac == packet.received_macs().dst());
     to_port && net.forwards() && is_forwardable(dst) && !net.is_host(dst)
 }
 

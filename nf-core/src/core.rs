@@ -414,14 +414,11 @@ impl Core {
 
 /// Parses the headers of all packets; gives the lanes of those that parse.
 fn parse(batch: &mut Batch<'_>) -> Lanes {
-    for lane in batch.lanes() {
-        let packet = batch.packet_mut(lane);
-        match wire::parse(packet.data()) {
-            Ok(headers) => packet.set_headers(headers),
-            Err(why) => batch.drop(lane, why),
-        }
-    }
-    batch.pending()
+    batch.sift(batch.lanes(), |packet| {
+        let headers = wire::parse(packet.data())?;
+        packet.set_headers(headers);
+        Ok(())
+    })
 }
 
 /// Books consumed and dropped packets; gives the lanes of the dropped ones.

@@ -18,28 +18,25 @@ use crate::packet::Packet;
 use crate::plugin::Gate;
 use crate::route::{Answer, Hop, LinkAddress};
 use crate::types::PortIndex;
-use crate::wire::ethernet::MacAddr;
+use crate::wire::ethernet::{MacAddr, MacPair};
 use crate::wire::{IpVersion, ethernet, ipv4, ipv6};
 
 /// Gives each packet its next hop and the Ethernet header for it, and sends it to the egress gate.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     let mut router = Router { net: core.net, last: None };
-    for lane in lanes {
-        match router.forward(batch.packet_mut(lane)) {
-            Ok(()) => batch.send_to(lane, Gate::Egress),
-            Err(why) => {
-                let problem = match why {
-                    DropReason::TtlExpired => Some(Problem::TtlExpired),
-                    DropReason::NoRoute => Some(Problem::NoRoute),
-                    _ => None,
-                };
-                if let Some(problem) = problem {
-                    core.errors.offer(core.net, core.now, batch.packet(lane), problem);
-                }
-                batch.drop(lane, why);
-            }
-        }
-    }
+    let routed = batch.sift(lanes, |packet| router.forward(packet).inspect_err(|why| tell_sender(core, packet, *why)));
+    batch.send_all_to(routed, Gate::Egress);
+}
+
+/// Tells the sender of a packet that isn't forwarded, where ICMP has a message for that.
+#[cold]
+fn tell_sender(core: &mut CoreCx<'_>, packet: &Packet<'_>, why: DropReason) {
+    let problem = match why {
+        DropReason::TtlExpired => Problem::TtlExpired,
+        DropReason::NoRoute => Problem::NoRoute,
+        _ => return,
+    };
+    core.errors.offer(core.net, core.now, packet, problem);
 }
 
 /// Lets packets that have passed the egress gate leave on their ports.
@@ -114,7 +111,7 @@ pub fn reroute(net: &Net, packet: &mut Packet<'_>) -> Result<(), DropReason> {
     let (version, dst) = destination(packet.data()).ok_or(DropReason::InnerMalformed)?;
     let hop = net.route(dst, Origin::Protected).ok_or(DropReason::NoRoute)?;
     packet.set_protected();
-    address(net, packet, version, hop)
+    Way::of(net, hop).ok_or(DropReason::NoRoute)?.take(packet, version)
 }
 
 /// The destination of the IP packet at the front of `octets`.
@@ -130,7 +127,39 @@ fn destination(octets: &[u8]) -> Option<(IpVersion, IpAddr)> {
 /// Routes a burst's packets. Most of them go to few destinations: what was asked last is answered again.
 struct Router<'n> {
     net: &'n Net,
-    last: Option<(Asked, Hop)>,
+    last: Option<(Asked, Way)>,
+}
+
+/// A next hop, and what the frames that go there have in common.
+#[derive(Clone, Copy)]
+struct Way {
+    hop: Hop,
+    /// None where a frame keeps the addresses that it was received with.
+    macs: Option<MacPair>,
+}
+
+impl Way {
+    /// None where there is no such port. The destination of a hop that isn't resolved is left zero: a plugin may still
+    /// have the packet go elsewhere.
+    fn of(net: &Net, hop: Hop) -> Option<Way> {
+        let src = net.port(hop.port)?.mac;
+        let macs = match hop.link {
+            LinkAddress::Mac(dst) => Some(MacPair::new(dst, src)),
+            LinkAddress::AsReceived | LinkAddress::Host => None,
+            LinkAddress::Unresolved => Some(MacPair::new(MacAddr::default(), src)),
+        };
+        Some(Way { hop, macs })
+    }
+
+    /// Has an IP packet go this way: puts the Ethernet header in front of it.
+    #[inline]
+    fn take(&self, packet: &mut Packet<'_>, version: IpVersion) -> Result<(), DropReason> {
+        packet.set_hop(self.hop);
+        let macs = self.macs.unwrap_or_else(|| packet.received_macs());
+        let header = packet.prepend().ok_or(DropReason::NoBuffer)?;
+        ethernet::write_header(header, macs, version.ethertype());
+        Ok(())
+    }
 }
 
 /// What decides about a packet's next hop.
@@ -145,31 +174,27 @@ struct Asked {
 }
 
 impl Router<'_> {
+    #[inline(never)]
+    fn look_up(&self, asked: Asked) -> Option<(Asked, Way)> {
+        let hop = route(self.net, asked)?;
+        Some((asked, Way::of(self.net, hop)?))
+    }
+
     #[inline]
     fn forward(&mut self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
         let received = packet.port();
-        let (version, asked) = match packet.decapsulated() {
-            Some(decapsulated) => {
-                let dst = decapsulated.inner.dst(packet.data()).ok_or(DropReason::InnerMalformed)?;
-                let (origin, for_host) = (Origin::Decapsulated, decapsulated.for_host);
-                (decapsulated.inner.version, Asked { dst, origin, for_host, received })
-            }
-            None => {
-                let inner = packet.begin_transit()?;
-                let dst = inner.dst(packet.data()).ok_or(DropReason::InnerMalformed)?;
-                (inner.version, Asked { dst, origin: Origin::Protected, for_host: false, received })
-            }
+        let (version, origin, for_host) = match packet.decapsulated() {
+            Some(it) => (it.inner.version, Origin::Decapsulated, it.for_host),
+            None => (packet.begin_transit()?.version, Origin::Protected, false),
         };
-        let hop = match self.last {
-            Some((last, hop)) if last == asked => hop,
-            _ => {
-                let hop = route(self.net, asked).ok_or(DropReason::NoRoute)?;
-                self.last = Some((asked, hop));
-                hop
-            }
-        };
+        let dst = packet.inner_dst().ok_or(DropReason::InnerMalformed)?;
+        let asked = Asked { dst, origin, for_host, received };
+        if self.last.as_ref().is_none_or(|(last, _)| *last != asked) {
+            self.last = self.look_up(asked);
+        }
+        let (_, way) = self.last.as_ref().ok_or(DropReason::NoRoute)?;
         // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
-        if hop.link != LinkAddress::Host && !asked.for_host && !packet.is_own() {
+        if way.hop.link != LinkAddress::Host && !asked.for_host && !packet.is_own() {
             let may_pass = match version {
                 IpVersion::V4 => ipv4::decrement_ttl(packet.data_mut()),
                 IpVersion::V6 => ipv6::decrement_hop_limit(packet.data_mut()),
@@ -178,7 +203,7 @@ impl Router<'_> {
                 return Err(DropReason::TtlExpired);
             }
         }
-        address(self.net, packet, version, hop)
+        way.take(packet, version)
     }
 }
 
@@ -188,22 +213,6 @@ fn route(net: &Net, asked: Asked) -> Option<Hop> {
         Some(port) if asked.for_host || net.is_host(asked.dst) => Some(Hop { port, link: LinkAddress::Host }),
         _ => net.route(asked.dst, asked.origin),
     }
-}
-
-/// Puts the Ethernet header for a hop in front of an IP packet. The destination of a hop that isn't resolved is left
-/// zero: a plugin may still have the packet go elsewhere.
-#[inline]
-fn address(net: &Net, packet: &mut Packet<'_>, version: IpVersion, hop: Hop) -> Result<(), DropReason> {
-    let mac = net.port(hop.port).ok_or(DropReason::NoRoute)?.mac;
-    let (dst, src) = match hop.link {
-        LinkAddress::Mac(dst) => (dst, mac),
-        LinkAddress::AsReceived | LinkAddress::Host => packet.received_macs(),
-        LinkAddress::Unresolved => (MacAddr::default(), mac),
-    };
-    packet.set_hop(hop);
-    let header = packet.prepend::<{ ethernet::HEADER_LEN }>().ok_or(DropReason::NoBuffer)?;
-    ethernet::write_header(header, dst, src, version.ethertype());
-    Ok(())
 }
 
 /// The port that a packet leaves on, if it may.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::drop::DropReason;
 use crate::route::Hop;
 use crate::types::{PortIndex, Spi};
-use crate::wire::ethernet::MacAddr;
+use crate::wire::ethernet::MacPair;
 use crate::wire::{Headers, Inner};
 
 /// A packet in somebody else's buffer, in one piece. On DPDK the buffer is an mbuf's, in tests a vector.
@@ -18,11 +18,8 @@ pub struct Packet<'p> {
     received: usize,
     port: PortIndex,
     headers: Headers,
-    macs: Macs,
-    /// Set by decapsulation: what came out.
-    decapsulated: Option<Decapsulated>,
-    /// Set by forwarding, of packets that aren't decapsulated: the packet that passes through.
-    transit: Option<Inner>,
+    macs: MacPair,
+    content: Content,
     /// Where in the buffer the IP header is of what is decapsulated or passes through.
     inner_at: usize,
     /// Where it goes next.
@@ -34,8 +31,16 @@ pub struct Packet<'p> {
     is_own: bool,
 }
 
-/// Destination and source address of a received Ethernet header.
-type Macs = [u8; 2 * MacAddr::LEN];
+/// What is in a packet that is to be forwarded.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    /// Not known, or not to be forwarded.
+    Unknown,
+    /// Set by decapsulation: what came out.
+    Decapsulated(Decapsulated),
+    /// Set by forwarding, of packets that aren't decapsulated: the packet that passes through.
+    Transit(Inner),
+}
 
 /// What decapsulation learned of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +76,8 @@ impl<'p> Packet<'p> {
             buffer,
             port,
             headers: Headers::default(),
-            macs: [0; 2 * MacAddr::LEN],
-            decapsulated: None,
-            transit: None,
+            macs: MacPair::default(),
+            content: Content::Unknown,
             inner_at: 0,
             hop: None,
             mtu: u16::MAX,
@@ -85,13 +89,19 @@ impl<'p> Packet<'p> {
     /// The frame.
     #[inline]
     pub fn data(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
+        match self.buffer.get(self.start..self.end) {
+            Some(frame) => frame,
+            None => outside(),
+        }
     }
 
     /// The frame, to be changed in place.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
-        self.buffer.get_mut(self.start..self.end).unwrap_or_default()
+        match self.buffer.get_mut(self.start..self.end) {
+            Some(frame) => frame,
+            None => outside_mut(),
+        }
     }
 
     /// Where the frame lies in its buffer.
@@ -150,37 +160,72 @@ impl<'p> Packet<'p> {
     /// What decapsulation learned, once it is done.
     #[inline]
     pub fn decapsulated(&self) -> Option<&Decapsulated> {
-        self.decapsulated.as_ref()
+        match &self.content {
+            Content::Decapsulated(decapsulated) => Some(decapsulated),
+            Content::Transit(_) | Content::Unknown => None,
+        }
     }
 
-    /// The destination and source of the Ethernet header that the frame was received with.
+    /// The source address of the IP header that the frame was received with.
     #[inline]
-    pub fn received_macs(&self) -> (MacAddr, MacAddr) {
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = self.macs;
-        (MacAddr([d0, d1, d2, d3, d4, d5]), MacAddr([s0, s1, s2, s3, s4, s5]))
+    pub fn outer_src(&self) -> Option<IpAddr> {
+        match self.headers.v4() {
+            Some(v4) => Some(v4.src.into()),
+            None => self.headers.src(self.data()),
+        }
+    }
+
+    /// The destination address of the IP header that the frame was received with.
+    #[inline]
+    pub fn outer_dst(&self) -> Option<IpAddr> {
+        match self.headers.v4() {
+            Some(v4) => Some(v4.dst.into()),
+            None => self.headers.dst(self.data()),
+        }
+    }
+
+    /// The addresses of the Ethernet header that the frame was received with.
+    #[inline]
+    pub fn received_macs(&self) -> MacPair {
+        self.macs
     }
 
     /// Notes the outcome of decapsulation. From here on [`Packet::data`] begins with the inner packet's IP header.
     #[inline]
     pub fn set_decapsulated(&mut self, outcome: Decapsulated) {
-        self.decapsulated = Some(outcome);
+        self.content = Content::Decapsulated(outcome);
         self.inner_at = self.start;
     }
 
     /// The packet that is forwarded: what came out of a tunnel, or what passes through; none before the gate egress.
     #[inline]
     pub fn inner(&self) -> Option<&Inner> {
-        self.decapsulated.as_ref().map(|decapsulated| &decapsulated.inner).or(self.transit.as_ref())
+        match &self.content {
+            Content::Decapsulated(decapsulated) => Some(&decapsulated.inner),
+            Content::Transit(inner) => Some(inner),
+            Content::Unknown => None,
+        }
     }
 
     /// Lets the frame begin with the IP header of a packet that passes through, without what lies behind its end.
+    #[inline(never)]
     pub(crate) fn begin_transit(&mut self) -> Result<Inner, DropReason> {
         let at = self.headers.l3();
         let inner = Inner::parse(self.data().get(at..).unwrap_or_default())?;
         self.narrow(at..at + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
-        self.transit = Some(inner);
+        self.content = Content::Transit(inner);
         self.inner_at = self.start;
         Ok(inner)
+    }
+
+    /// The destination address of the packet that is forwarded, whose IP header the frame begins with.
+    #[inline]
+    pub(crate) fn inner_dst(&self) -> Option<IpAddr> {
+        let inner = self.inner()?;
+        match inner.v4() {
+            Some(v4) => Some(v4.dst.into()),
+            None => inner.dst(self.data()),
+        }
     }
 
     /// The packet that is forwarded, from its IP header on.
@@ -239,14 +284,14 @@ impl<'p> Packet<'p> {
     /// Notes that the packet is in another one now, whose headers these are: filters go by them from here on.
     #[inline]
     pub(crate) fn set_encapsulated(&mut self, headers: Headers) {
-        (self.decapsulated, self.transit) = (None, None);
+        self.content = Content::Unknown;
         self.headers = headers;
     }
 
     #[inline]
     pub(crate) fn set_headers(&mut self, headers: Headers) {
         self.headers = headers;
-        self.macs = self.data().first_chunk().copied().unwrap_or_default();
+        self.macs = MacPair::of(self.data());
     }
 
     /// The addresses and numbers by which filters pick packets: of the outer packet, or, once it is decapsulated, of
@@ -259,7 +304,7 @@ impl<'p> Packet<'p> {
                 dst: inner.dst(packet)?,
                 protocol: inner.protocol,
                 ports: inner.ports(packet),
-                spi: self.decapsulated.map(|decapsulated| decapsulated.spi),
+                spi: self.decapsulated().map(|decapsulated| decapsulated.spi),
             });
         }
         let (headers, frame) = (self.headers, self.data());
@@ -271,6 +316,21 @@ impl<'p> Packet<'p> {
             spi: headers.spi(),
         })
     }
+}
+
+/// For a frame outside its buffer, which [`Packet`] doesn't let come about. Apart, as a value that might be one of two costs
+/// the fast path more than a branch that is never taken.
+#[cold]
+#[inline(never)]
+fn outside<'a>() -> &'a [u8] {
+    &[]
+}
+
+/// As [`outside`].
+#[cold]
+#[inline(never)]
+fn outside_mut<'a>() -> &'a mut [u8] {
+    &mut []
 }
 
 /// What a filter compares.

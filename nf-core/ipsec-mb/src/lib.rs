@@ -19,8 +19,6 @@ pub const NONCE_LEN: usize = 12;
 /// The longest tag.
 pub const TAG_LEN: usize = 16;
 
-/// Octets of a cache line.
-const CACHE_LINE: usize = 64;
 /// Octets of an expanded key that short packets need: round keys and the first powers of the hash key.
 const PREFETCHED: usize = 512;
 
@@ -131,14 +129,7 @@ impl Gcm {
     /// Asks the CPU for the expanded key: what a short packet needs of it.
     #[inline]
     pub fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        for line in 0..size_of::<ExpandedKey>().min(PREFETCHED) / CACHE_LINE {
-            let key: *const i8 = std::ptr::from_ref(&*self.key).cast();
-            // SAFETY: a prefetch is a hint that never faults, and the line is within the key.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(key.add(line * CACHE_LINE));
-            }
-        }
+        self.key.prefetch(PREFETCHED);
     }
 
     /// Encrypts in place and writes the tag, as many octets of it as `tag` has, at most [`TAG_LEN`]. False, and nothing

@@ -72,8 +72,11 @@ pub trait Opener: Send + Sync {
     /// [opened](OpenJob::opened).
     fn open_burst(&self, jobs: &mut [OpenJob<'_>]);
 
-    /// Asks the CPU for the memory that opening a packet reads. For engines whose keys are large.
-    fn prefetch(&self) {}
+    /// Asks the CPU for the memory that opening a packet with a payload of so many octets reads. For engines whose keys are
+    /// large.
+    fn prefetch(&self, payload_len: usize) {
+        let _ = payload_len;
+    }
 
     /// What a crypto device needs to open the SA's packets, in the terms of whoever submits them; none for an engine that
     /// opens them in [`Opener::open_burst`], which does nothing where this gives something.

@@ -4,7 +4,7 @@
 use ipsec_mb::Gcm;
 
 use super::engine::{Engine, EngineError, Opener, Sealer};
-use super::layout::Layout;
+use super::layout::{Fields, Layout};
 use super::packet_cipher::{AeadFrame, ESN_AAD_LEN, PacketCipher, TwoWay, boxed};
 use super::portable::Portable;
 use super::transform::{Cipher, Transform};
@@ -68,21 +68,33 @@ impl PacketCipher for GcmEsp {
     /// The library decrypts before it knows the tag: a packet that isn't valid is left changed.
     #[inline]
     fn open(&self, esp: &mut [u8], seq_hi: u32) -> Option<()> {
-        let fields = self.layout.split(esp)?;
+        self.open_fields(self.layout.split(esp)?, seq_hi)
+    }
+
+    #[inline]
+    fn prefetch(&self, _payload_len: usize) {
+        self.gcm.prefetch();
+    }
+
+    #[inline]
+    fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()> {
+        self.seal_fields(self.layout.split(esp)?, seq_hi, iv)
+    }
+}
+
+impl GcmEsp {
+    /// As [`PacketCipher::open`], of a packet that has been taken apart.
+    #[inline]
+    pub(super) fn open_fields(&self, fields: Fields<'_>, seq_hi: u32) -> Option<()> {
         let nonce = self.frame.nonce(fields.iv)?;
         let mut esn_aad = [0; ESN_AAD_LEN];
         let aad = self.frame.aad(fields.header, seq_hi, &mut esn_aad);
         self.gcm.open(&nonce, aad, fields.payload, fields.icv).then_some(())
     }
 
+    /// As [`PacketCipher::seal`], of a packet that has been taken apart.
     #[inline]
-    fn prefetch(&self) {
-        self.gcm.prefetch();
-    }
-
-    #[inline]
-    fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()> {
-        let fields = self.layout.split(esp)?;
+    pub(super) fn seal_fields(&self, fields: Fields<'_>, seq_hi: u32, iv: &[u8]) -> Option<()> {
         let nonce = self.frame.nonce(iv)?;
         let mut esn_aad = [0; ESN_AAD_LEN];
         let aad = self.frame.aad(fields.header, seq_hi, &mut esn_aad);

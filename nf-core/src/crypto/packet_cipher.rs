@@ -15,8 +15,10 @@ pub(super) trait PacketCipher: Sized + Send + Sync {
     /// Verifies and decrypts; `None` where the packet isn't valid.
     fn open(&self, esp: &mut [u8], seq_hi: u32) -> Option<()>;
 
-    /// Asks the CPU for the memory that opening a packet reads.
-    fn prefetch(&self) {}
+    /// As [`Opener::prefetch`].
+    fn prefetch(&self, payload_len: usize) {
+        let _ = payload_len;
+    }
 
     /// Encrypts and authenticates; `None` where the lengths of packet or IV don't fit.
     fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()>;
@@ -33,8 +35,8 @@ impl<C: PacketCipher> Opener for OneByOne<C> {
         }
     }
 
-    fn prefetch(&self) {
-        self.0.prefetch();
+    fn prefetch(&self, payload_len: usize) {
+        self.0.prefetch(payload_len);
     }
 }
 

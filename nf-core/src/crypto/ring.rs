@@ -79,12 +79,6 @@ struct ByLength {
     long: Wiped<LessSafeKey>,
 }
 
-impl ByLength {
-    fn is_long(&self, esp: &[u8]) -> bool {
-        self.short.layout.payload_range(esp.len()).is_some_and(|payload| payload.len() >= LONG)
-    }
-}
-
 impl PacketCipher for ByLength {
     fn new(transform: &Transform) -> Option<Self> {
         let algorithm = match transform.key().len() {
@@ -99,10 +93,10 @@ impl PacketCipher for ByLength {
     /// Both libraries decrypt before they know the tag: a packet that isn't valid is left changed.
     #[inline]
     fn open(&self, esp: &mut [u8], seq_hi: u32) -> Option<()> {
-        if !self.is_long(esp) {
-            return self.short.open(esp, seq_hi);
-        }
         let fields = self.short.layout.split(esp)?;
+        if fields.payload.len() < LONG {
+            return self.short.open_fields(fields, seq_hi);
+        }
         let nonce = Nonce::assume_unique_for_key(self.short.frame.nonce(fields.iv)?);
         let mut esn_aad = [0; ESN_AAD_LEN];
         let aad = Aad::from(self.short.frame.aad(fields.header, seq_hi, &mut esn_aad));
@@ -111,16 +105,20 @@ impl PacketCipher for ByLength {
     }
 
     #[inline]
-    fn prefetch(&self) {
-        self.short.prefetch();
+    fn prefetch(&self, payload_len: usize) {
+        if payload_len < LONG {
+            self.short.prefetch(payload_len);
+        } else {
+            self.long.prefetch(usize::MAX);
+        }
     }
 
     #[inline]
     fn seal(&self, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> Option<()> {
-        if !self.is_long(esp) {
-            return self.short.seal(esp, seq_hi, iv);
-        }
         let fields = self.short.layout.split(esp)?;
+        if fields.payload.len() < LONG {
+            return self.short.seal_fields(fields, seq_hi, iv);
+        }
         let nonce = Nonce::assume_unique_for_key(self.short.frame.nonce(iv)?);
         let mut esn_aad = [0; ESN_AAD_LEN];
         let aad = Aad::from(self.short.frame.aad(fields.header, seq_hi, &mut esn_aad));

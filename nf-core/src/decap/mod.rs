@@ -11,6 +11,7 @@
 //! through the last two stages.
 
 mod ecn;
+mod runs;
 mod strip;
 #[cfg(test)]
 mod tests;
@@ -21,12 +22,14 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use serde_json::Value;
 
+use self::runs::{Admitted, AdmittedByLane, Run, Runs};
 use crate::batch::Batch;
 use crate::core::CoreCx;
 use crate::counters::Consumed;
 use crate::crypto::OpenJob;
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
+use crate::hash;
 use crate::lanes::{BURST, Lane, Lanes};
 use crate::lookaside::{Opened, Ticket, Verdict};
 use crate::packet::Packet;
@@ -75,6 +78,8 @@ enum Stop {
     Drop(DropReason),
     /// Its SA is on its way.
     Hold(ReservationId),
+    /// It has no SA.
+    Unknown,
 }
 
 impl From<DropReason> for Stop {
@@ -83,43 +88,25 @@ impl From<DropReason> for Stop {
     }
 }
 
-/// A packet whose SA is known.
-#[derive(Clone, Copy)]
-struct Job<'s> {
-    lane: Lane,
-    sa: &'s Sa,
-    seq: SeqNo,
-    /// Octets of the ESP payload.
-    payload_len: u32,
-}
-
-/// The packets of a burst that are still in the race, at most one a lane.
-type Jobs<'s> = ArrayVec<Job<'s>, BURST>;
-
 impl Plugin for Decap {
     fn process(&mut self, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
         let sad = core.sad;
-        let mut found = Found::new();
-        let several = locate(core, sad, batch, lanes, &mut found);
+        let mut runs = Runs::new();
+        locate(core, sad, batch, lanes, &mut runs);
         core.watch.lap(Stage::Locate, lanes.len());
-        let mut jobs = Jobs::new();
-        for (lane, sa) in &found {
-            match admit(core, batch, *lane, sa) {
-                Ok(job) => jobs.push(job),
-                Err(why) => batch.drop(*lane, why),
-            }
+        let found = runs.lanes().len();
+        let mut admitted = AdmittedByLane::new();
+        for run in runs.iter_mut() {
+            admit(core, batch, run, &mut admitted);
         }
         if core.lookaside {
-            submit(sad, batch, &mut jobs);
+            submit(sad, batch, &mut runs, &admitted);
         }
-        if several {
-            jobs = by_sa(&jobs);
-        }
-        core.watch.lap(Stage::Admit, found.len());
-        let admitted = jobs.len();
-        open(core, batch, &mut jobs);
-        core.watch.lap(Stage::Open, admitted);
-        finish(core, batch, jobs);
+        core.watch.lap(Stage::Admit, found);
+        let to_open = runs.lanes().len();
+        open(core, batch, &mut runs, &admitted);
+        core.watch.lap(Stage::Open, to_open);
+        finish(core, batch, runs, &admitted);
     }
 
     fn holds(&self) -> bool {
@@ -129,133 +116,168 @@ impl Plugin for Decap {
 
 /// Stages 4 and 5: from authentic packets to what was inside.
 #[inline]
-fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut jobs: Jobs<'_>) {
-    let authentic = jobs.len();
-    commit(core, batch, &mut jobs);
+fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admitted: &AdmittedByLane) {
+    let authentic = runs.lanes().len();
+    commit(core, batch, &mut runs, admitted);
     core.watch.lap(Stage::Commit, authentic);
     let mut inner = Lanes::NONE;
-    for job in &jobs {
-        match strip::strip(batch.packet_mut(job.lane), job.sa, job.payload_len as usize) {
-            Ok(strip::Stripped::Inner) => inner.insert(job.lane),
-            Ok(strip::Stripped::Dummy) => batch.consume(job.lane, Consumed::Dummy),
-            Err(why) => {
-                job.sa.counters(core.id).refused.add(1);
-                batch.drop(job.lane, why);
+    for Run { sa, lanes } in runs.iter() {
+        for lane in *lanes {
+            match strip::strip(batch.packet_mut(lane), sa, admitted.of(lane).payload_len as usize) {
+                Ok(strip::Stripped::Inner) => inner.insert(lane),
+                Ok(strip::Stripped::Dummy) => batch.consume(lane, Consumed::Dummy),
+                Err(why) => {
+                    sa.counters(core.id).refused.add(1);
+                    batch.drop(lane, why);
+                }
             }
         }
     }
     batch.send_all_to(inner, Gate::PostDecap);
-    core.watch.lap(Stage::Strip, jobs.len());
+    core.watch.lap(Stage::Strip, runs.lanes().len());
 }
 
-/// Packets and their SAs.
-type Found<'s> = ArrayVec<(Lane, &'s Sa), BURST>;
+/// What an SA is looked up by. The addresses as numbers: an [`IpAddr`] that has just been made is compared octet by octet
+/// in memory, and the CPU waits for what it wrote there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    spi: Spi,
+    version: IpVersion,
+    dst: u128,
+    src: u128,
+}
 
-/// What an SA is looked up by.
-type Wanted = (Spi, IpAddr, IpAddr);
+impl Wanted {
+    #[inline]
+    fn by(packet: &Packet<'_>) -> Option<Wanted> {
+        let headers = packet.headers();
+        let spi = headers.spi()?;
+        if let Some(v4) = headers.v4() {
+            let (dst, src) = (v4.dst.to_bits().into(), v4.src.to_bits().into());
+            return Some(Wanted { spi, version: IpVersion::V4, dst, src });
+        }
+        let (dst, src) = (hash::bits(packet.outer_dst()?), hash::bits(packet.outer_src()?));
+        Some(Wanted { spi, version: IpVersion::V6, dst, src })
+    }
+
+    #[inline]
+    fn dst(&self) -> IpAddr {
+        self.version.address(self.dst)
+    }
+
+    #[inline]
+    fn src(&self) -> IpAddr {
+        self.version.address(self.src)
+    }
+}
+
+/// Neighbours in a burst that want the same SA.
+struct Flow<'s> {
+    wanted: Wanted,
+    probe: Probe<'s>,
+    lanes: Lanes,
+}
 
 /// Stage 1: each packet's SA. Memory is asked for in waves, each for the whole burst, so that the core waits for the
-/// slowest answer and not for the sum: the table's places, then the SAs, then what the SAs point to. Gives whether there
-/// may be several SAs.
-fn locate<'s>(
-    core: &mut CoreCx<'_>,
-    sad: &'s SaTable,
-    batch: &mut Batch<'_>,
-    lanes: Lanes,
-    found: &mut Found<'s>,
-) -> bool {
-    let mut probes = [Probe::default(); BURST];
-    let mut before = (Spi(0), Probe::default());
+/// slowest answer and not for the sum: the table's places, then the SAs, then what the SAs point to.
+fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, lanes: Lanes, runs: &mut Runs<'s>) {
+    let mut flows = ArrayVec::<Flow<'s>, BURST>::new();
     for lane in lanes {
-        let Some(spi) = batch.packet(lane).headers().spi() else {
-            continue;
-        };
-        if spi != before.0 {
-            before = (spi, sad.probe(spi));
-        }
-        probes[lane.index()] = before.1;
-    }
-    // Neighbours are often of one SA.
-    let mut last: Option<(Wanted, &Sa)> = None;
-    let mut several = false;
-    for lane in lanes {
-        let packet = batch.packet(lane);
-        let (headers, frame) = (packet.headers(), packet.data());
-        let (Some(spi), Some(src), Some(dst)) = (headers.spi(), headers.src(frame), headers.dst(frame)) else {
+        let Some(wanted) = Wanted::by(batch.packet(lane)) else {
             batch.drop(lane, DropReason::EspTruncated);
             continue;
         };
-        let wanted = (spi, dst, src);
-        if let Some((same, sa)) = last
-            && same == wanted
-        {
-            found.push((lane, sa));
-            continue;
+        match flows.last_mut() {
+            Some(flow) if flow.wanted == wanted => flow.lanes.insert(lane),
+            _ => flows.push(Flow { wanted, probe: sad.probe(wanted.spi), lanes: [lane].into_iter().collect() }),
         }
-        match look_up(core, sad, probes[lane.index()], packet, wanted) {
+    }
+    for Flow { wanted, probe, lanes } in &flows {
+        match look_up(sad, *probe, *wanted) {
             Ok(sa) => {
                 sa.prefetch();
-                several |= last.is_some();
-                last = Some((wanted, sa));
-                found.push((lane, sa));
+                runs.add(sa, *lanes);
             }
-            Err(Stop::Drop(why)) => batch.drop(lane, why),
-            Err(Stop::Hold(reservation)) => batch.hold(lane, reservation),
+            Err(Stop::Drop(why)) => lanes.for_each(|lane| batch.drop(lane, why)),
+            Err(Stop::Hold(reservation)) => lanes.for_each(|lane| batch.hold(lane, reservation)),
+            Err(Stop::Unknown) => lanes.for_each(|lane| unknown(core, batch, lane, *wanted)),
         }
     }
-    if several {
-        for (_, sa) in &*found {
-            sa.prefetch_parts(core.id);
+    if runs.len() > 1 {
+        for run in runs.iter() {
+            run.sa.prefetch_parts(core.id);
         }
     }
-    several
 }
 
-/// Finds a packet's SA, or tells why it has none.
-fn look_up<'s>(
-    core: &mut CoreCx<'_>,
-    sad: &'s SaTable,
-    probe: Probe<'s>,
-    packet: &Packet<'_>,
-    (spi, dst, src): Wanted,
-) -> Result<&'s Sa, Stop> {
+/// Finds an SA, or tells why there is none.
+#[inline]
+fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: Wanted) -> Result<&'s Sa, Stop> {
+    let spi = wanted.spi;
     if !spi.is_assignable() {
         return Err(if spi == Spi(0) { DropReason::SpiZero } else { DropReason::SpiReserved }.into());
     }
-    let headers = packet.headers();
-    let v6 = headers.version() == Some(IpVersion::V6);
-    match sad.resolve(probe, spi, dst, src) {
+    match sad.resolve(probe, spi, wanted.dst(), wanted.src()) {
         Lookup::Found(sa) => Ok(sa),
         Lookup::Larval(reservation) => Err(Stop::Hold(reservation)),
-        Lookup::Deleted => Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 }.into()),
-        Lookup::Unknown => {
-            if let Some(packets) = core.limiter.offer(core.now, src, dst, spi) {
-                let frame = packet.data();
-                let event = Event::InvalidSpi(InvalidSpi {
-                    spi,
-                    packets,
-                    seq: headers.seq_low().unwrap_or_default(),
-                    src,
-                    dst,
-                    udp_ports: headers.udp_ports(frame),
-                    port: packet.port(),
-                    core: core.id,
-                    at: core.now,
-                });
-                core.tell(event);
-            }
-            Err(if v6 { DropReason::UnknownSpiV6 } else { DropReason::UnknownSpiV4 }.into())
-        }
+        Lookup::Deleted => Err(match wanted.version {
+            IpVersion::V4 => DropReason::InvalidSaV4.into(),
+            IpVersion::V6 => DropReason::InvalidSaV6.into(),
+        }),
+        Lookup::Unknown => Err(Stop::Unknown),
     }
 }
 
-/// Stage 2: what can be said of the packet before anything is spent on it.
-fn admit<'s>(core: &CoreCx<'_>, batch: &Batch<'_>, lane: Lane, sa: &'s Sa) -> Result<Job<'s>, DropReason> {
-    let headers = batch.packet(lane).headers();
-    let payload = usable(sa, headers)?;
-    let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
-    let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
-    Ok(Job { lane, sa, seq, payload_len: payload })
+/// Ends a packet on an SPI that nobody has heard of; tells the control thread, within the limits.
+#[inline]
+fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: Wanted) {
+    if let Some(packets) = core.limiter.offer(core.now, wanted.src(), wanted.dst(), wanted.spi) {
+        tell_unknown(core, batch.packet(lane), packets, wanted);
+    }
+    batch.drop(
+        lane,
+        match wanted.version {
+            IpVersion::V4 => DropReason::UnknownSpiV4,
+            IpVersion::V6 => DropReason::UnknownSpiV6,
+        },
+    );
+}
+
+#[cold]
+fn tell_unknown(core: &mut CoreCx<'_>, packet: &Packet<'_>, packets: u32, wanted: Wanted) {
+    let headers = packet.headers();
+    let event = Event::InvalidSpi(InvalidSpi {
+        spi: wanted.spi,
+        packets,
+        seq: headers.seq_low().unwrap_or_default(),
+        src: wanted.src(),
+        dst: wanted.dst(),
+        udp_ports: headers.udp_ports(packet.data()),
+        port: packet.port(),
+        core: core.id,
+        at: core.now,
+    });
+    core.tell(event);
+}
+
+/// Stage 2: what can be said of an SA's packets before anything is spent on them.
+fn admit(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, admitted: &mut AdmittedByLane) {
+    let sa = run.sa;
+    for lane in run.lanes {
+        let headers = batch.packet(lane).headers();
+        let outcome = usable(sa, headers).and_then(|payload_len| {
+            let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
+            let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
+            Ok(Admitted { seq, payload_len })
+        });
+        match outcome {
+            Ok(it) => admitted.set(lane, it),
+            Err(why) => {
+                run.lanes.remove(lane);
+                batch.drop(lane, why);
+            }
+        }
+    }
 }
 
 /// Octets of the payload of a packet that the SA may still take.
@@ -269,6 +291,7 @@ fn usable(sa: &Sa, headers: Headers) -> Result<u32, DropReason> {
     Ok(payload.len() as u32)
 }
 
+#[inline(never)]
 fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
     let counters = sa.counters(core.id);
     match refused {
@@ -278,47 +301,34 @@ fn replayed(core: &CoreCx<'_>, sa: &Sa, refused: Refused) -> DropReason {
     DropReason::Replay
 }
 
-/// The same jobs by SA, and in arrival order within an SA.
-fn by_sa<'s>(jobs: &Jobs<'s>) -> Jobs<'s> {
-    // Numbers are sorted without branches, and moved as a whole; jobs would be neither.
-    let mut order: ArrayVec<u64, BURST> =
-        jobs.iter().enumerate().map(|(place, job)| u64::from(job.sa.id) << 8 | place as u64).collect();
-    order.sort_unstable();
-    order.iter().filter_map(|key| jobs.get(usize::from(*key as u8))).copied().collect()
-}
-
-/// Jobs that are of one SA and stand side by side.
-fn runs<'j, 's>(jobs: &'j [Job<'s>]) -> impl Iterator<Item = &'j [Job<'s>]> {
-    jobs.chunk_by(|a, b| a.sa.id == b.sa.id)
-}
-
 /// Of how many SAs the keys are asked for ahead.
 const KEYS_AHEAD: usize = 2;
 
 /// In place of stage 3, where a crypto device opens packets: each gets a ticket, in arrival order. What is left are the
 /// packets of SAs that the core opens itself.
 #[cold]
-fn submit(sad: &SaTable, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
-    let mut last: Option<Arc<Sa>> = None;
-    jobs.retain(|job| {
-        if job.sa.opener.device().is_none() {
-            return true;
+fn submit(sad: &SaTable, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
+    let mut by_lane: [Option<Arc<Sa>>; BURST] = [const { None }; BURST];
+    for run in runs.iter_mut().filter(|run| run.sa.opener.device().is_some()) {
+        if let Some(sa) = sad.share(&run.sa.key) {
+            run.lanes.for_each(|lane| by_lane[lane.index()] = Some(Arc::clone(&sa)));
         }
-        let shared = last.take().filter(|sa| sa.id == job.sa.id).or_else(|| sad.share(&job.sa.key));
-        if let Some(sa) = &shared {
-            let packet = batch.packet(job.lane);
-            let ticket = Ticket { sa: Arc::clone(sa), seq: job.seq, headers: packet.headers(), port: packet.port() };
-            batch.submit(job.lane, ticket);
+        run.lanes = Lanes::NONE;
+    }
+    for lane in batch.lanes() {
+        if let Some(sa) = by_lane[lane.index()].take() {
+            let packet = batch.packet(lane);
+            let ticket = Ticket { sa, seq: admitted.of(lane).seq, headers: packet.headers(), port: packet.port() };
+            batch.submit(lane, ticket);
         }
-        last = shared;
-        false
-    });
+    }
 }
 
 /// Takes a burst that has come back from a crypto device through the stages that are left. `opened` are its packets' in
 /// the order of their lanes.
 pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[Opened]) {
-    let mut jobs = Jobs::new();
+    let mut runs = Runs::new();
+    let mut admitted = AdmittedByLane::new();
     for (lane, Opened { ticket, verdict }) in batch.lanes().into_iter().zip(opened) {
         let Ticket { sa, seq, headers, .. } = ticket;
         let outcome = match verdict {
@@ -330,122 +340,96 @@ pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[O
             Verdict::Failed => Err(DropReason::CryptoError),
         };
         match outcome {
-            Ok(payload_len) => jobs.push(Job { lane, sa, seq: *seq, payload_len }),
+            Ok(payload_len) => {
+                admitted.set(lane, Admitted { seq: *seq, payload_len });
+                runs.add(sa, [lane].into_iter().collect());
+            }
             Err(why) => batch.drop(lane, why),
         }
     }
-    let jobs = if runs(&jobs).nth(1).is_some() { by_sa(&jobs) } else { jobs };
-    finish(core, batch, jobs);
+    finish(core, batch, runs, &admitted);
 }
 
-/// Stage 3: verify and decrypt, a call to the engine for each SA's run of packets. Packets that aren't authentic are
-/// dropped, and their numbers are lost on nobody: the window hasn't seen them.
-fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
-    // An empty packet isn't opened, and whatever has been admitted isn't empty.
-    let mut by_lane: [&mut [u8]; BURST] = std::array::from_fn(|_| Default::default());
-    for (packet, slot) in batch.packets_mut().iter_mut().zip(&mut by_lane) {
-        let esp = packet.headers().esp_range();
-        *slot = packet.data_mut().get_mut(esp).unwrap_or_default();
-    }
-    let opened = open_runs(jobs, &mut by_lane);
-    if opened.len() == jobs.len() {
-        return;
-    }
-    jobs.retain(|job| {
-        let authentic = opened.contains(job.lane);
-        if !authentic {
-            job.sa.counters(core.id).auth_failed.add(1);
-            batch.drop(job.lane, DropReason::AuthFailed);
-        }
-        authentic
-    });
-}
-
-/// Opens what lies in the jobs' lanes; gives the lanes of authentic packets.
-fn open_runs(jobs: &[Job<'_>], by_lane: &mut [&mut [u8]; BURST]) -> Lanes {
-    let mut opened = Lanes::NONE;
+/// Stage 3: verify and decrypt, a call to the engine for each SA's packets. Packets that aren't authentic are dropped, and
+/// their numbers are lost on nobody: the window hasn't seen them.
+fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
     // While one SA's packets are decrypted, the keys of the next two come in: a short packet alone takes less time than
     // memory does.
-    let mut ahead = runs(jobs);
-    let mut prefetch_next = || {
-        if let Some(next) = ahead.next().and_then(|run| run.first()) {
-            next.sa.opener.prefetch();
-        }
-    };
-    (0..KEYS_AHEAD).for_each(|_| prefetch_next());
-    for run in runs(jobs) {
-        prefetch_next();
-        let Some(sa) = run.first().map(|job| job.sa) else {
+    (0..KEYS_AHEAD).for_each(|index| runs.prefetch_key(index, admitted));
+    for index in 0..runs.len() {
+        runs.prefetch_key(index + KEYS_AHEAD, admitted);
+        let Some(run) = runs.get_mut(index) else {
             continue;
         };
         let mut work = ArrayVec::<OpenJob<'_>, BURST>::new();
-        for job in run {
-            work.push(OpenJob::new(std::mem::take(&mut by_lane[job.lane.index()]), job.seq.high()));
+        for (lane, packet) in batch.select_mut(run.lanes) {
+            let esp = packet.headers().esp_range();
+            // An empty packet isn't opened, and whatever has been admitted isn't empty.
+            let esp = packet.data_mut().get_mut(esp).unwrap_or_default();
+            work.push(OpenJob::new(esp, admitted.of(lane).seq.high()));
         }
-        sa.opener.open_burst(&mut work);
-        for (job, work) in run.iter().zip(&work) {
-            if work.opened() {
-                opened.insert(job.lane);
+        run.sa.opener.open_burst(&mut work);
+        let mut forged = Lanes::NONE;
+        for (lane, work) in run.lanes.zip(&work) {
+            if !work.opened() {
+                forged.insert(lane);
             }
         }
+        drop(work);
+        run.lanes -= forged;
+        for lane in forged {
+            run.sa.counters(core.id).auth_failed.add(1);
+            batch.drop(lane, DropReason::AuthFailed);
+        }
     }
-    opened
 }
 
 /// Stage 4: the window takes the numbers of authentic packets. A number that came twice in one burst falls out here.
-fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
-    let mut refused = Lanes::NONE;
-    for run in runs(jobs) {
-        let Some(sa) = run.first().map(|job| job.sa) else {
-            continue;
-        };
-        let seqs: ArrayVec<SeqNo, BURST> = run.iter().map(|job| job.seq).collect();
+fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
+    for run in runs.iter_mut() {
+        let (sa, lanes) = (run.sa, run.lanes);
+        let seqs: ArrayVec<SeqNo, BURST> = lanes.map(|lane| admitted.of(lane).seq).collect();
         sa.window.commit_run(&seqs, |index, why| {
-            if let Some(job) = run.get(index) {
-                refused.insert(job.lane);
-                batch.drop(job.lane, replayed(core, sa, why));
+            if let Some(lane) = lanes.into_iter().nth(index) {
+                run.lanes.remove(lane);
+                batch.drop(lane, replayed(core, sa, why));
             }
         });
+        let (mut octets, mut newest) = (0, None);
+        for lane in run.lanes {
+            let Admitted { seq, payload_len } = admitted.of(lane);
+            octets += u64::from(payload_len);
+            newest = newest.filter(|(newest, _)| *newest > seq).or(Some((seq, lane)));
+        }
         let counters = sa.counters(core.id);
-        let (mut packets, mut octets, mut newest) = (0, 0, None);
-        for job in run.iter().filter(|job| !refused.contains(job.lane)) {
-            packets += 1;
-            octets += u64::from(job.payload_len);
-            newest = newest.filter(|newest: &&Job<'_>| newest.seq > job.seq).or(Some(job));
-        }
-        counters.packets.add(packets);
+        counters.packets.add(run.lanes.len() as u64);
         counters.octets.add(octets);
-        if let Some(newest) = newest {
-            sa.raise_mark(newest.seq);
-            tell(core, batch, newest);
+        if let Some((newest, lane)) = newest {
+            sa.raise_mark(newest);
+            tell(core, batch.packet(lane), sa, newest);
         }
-    }
-    if !refused.is_empty() {
-        jobs.retain(|job| !refused.contains(job.lane));
     }
 }
 
-/// Tells the control thread what the newest of an SA's authentic packets shows.
-fn tell(core: &mut CoreCx<'_>, batch: &Batch<'_>, job: &Job<'_>) {
+/// Tells the control thread what the newest of an SA's authentic packets, which has this number, shows.
+fn tell(core: &mut CoreCx<'_>, packet: &Packet<'_>, sa: &Sa, seq: SeqNo) {
     let at = core.now;
     // Made only where there is something to tell: the key isn't among what a packet needs of its SA.
-    let sa = || SaRef { key: job.sa.key, id: job.sa.id };
-    if job.sa.note_use() {
-        core.tell(Event::FirstPacket { sa: sa(), at });
+    let sa_ref = || SaRef { key: sa.key, id: sa.id };
+    if sa.note_use() {
+        core.tell(Event::FirstPacket { sa: sa_ref(), at });
     }
-    if let Some((limit, unit)) = job.sa.note_progress(job.seq) {
-        core.tell(Event::LimitReached { sa: sa(), limit, unit, at });
+    if let Some((limit, unit)) = sa.note_progress(seq) {
+        core.tell(Event::LimitReached { sa: sa_ref(), limit, unit, at });
     }
     // A packet that another one overtook may come from where the peer was before (RFC 7296 2.23).
-    if job.sa.encap == Encap::Udp && job.sa.window.highest() == Some(job.seq) {
-        let packet = batch.packet(job.lane);
-        let (headers, frame) = (packet.headers(), packet.data());
-        let port = headers.udp_ports(frame).map(|(src, _)| src);
-        if let Some(address) = headers.src(frame)
-            && job.sa.note_source(address, port)
-            && !core.tell(Event::SourceChanged { sa: sa(), address, port, at })
+    if sa.encap == Encap::Udp && sa.window.highest() == Some(seq) {
+        let port = packet.headers().udp_ports(packet.data()).map(|(src, _)| src);
+        if let Some(address) = packet.outer_src()
+            && sa.note_source(address, port)
+            && !core.tell(Event::SourceChanged { sa: sa_ref(), address, port, at })
         {
-            job.sa.forget_source();
+            sa.forget_source();
         }
     }
 }

@@ -27,7 +27,8 @@ pub(super) enum Stripped {
 }
 
 /// Takes ESP and, in tunnel mode, the outer header off an authentic, decrypted packet with that many octets of payload.
-#[inline]
+// What is rare is kept out of line, here and in the other stages: inlined it would take registers from what is not.
+#[inline(never)]
 pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa, payload_len: usize) -> Result<Stripped, DropReason> {
     let headers = packet.headers();
     let start = headers.esp_range().start + HEADER_LEN + usize::from(sa.layout.iv_len);
@@ -36,29 +37,34 @@ pub(super) fn strip(packet: &mut Packet<'_>, sa: &Sa, payload_len: usize) -> Res
     if next_header == next_header::NONE {
         return Ok(Stripped::Dummy);
     }
-    let inner = match sa.mode {
-        Mode::Tunnel => {
-            let inner = leave_tunnel(payload, headers.tos(), next_header)?;
-            permit(sa, payload, &inner)?;
-            let inside = start..start + inner.total_len();
-            packet.narrow(inside).map_err(|_| DropReason::InnerMalformed)?;
-            inner
-        }
-        Mode::Transport => {
-            let payload = start..start + payload.len();
-            let inner = join_headers(packet, headers, payload, next_header)?;
-            permit(sa, packet.data(), &inner)?;
-            inner
-        }
-    };
-    packet.set_decapsulated(Decapsulated { spi: sa.spi, inner, for_host: sa.mode == Mode::Transport });
+    if sa.mode == Mode::Transport {
+        let payload = start..start + payload.len();
+        return strip_transport(packet, sa, payload, next_header);
+    }
+    let inner = leave_tunnel(payload, headers.tos(), next_header)?;
+    permit(sa, payload, inner)?;
+    packet.narrow(start..start + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
+    packet.set_decapsulated(Decapsulated { spi: sa.spi, inner, for_host: false });
+    Ok(Stripped::Inner)
+}
+
+#[inline(never)]
+fn strip_transport(
+    packet: &mut Packet<'_>,
+    sa: &Sa,
+    payload: Range<usize>,
+    next_header: u8,
+) -> Result<Stripped, DropReason> {
+    let inner = join_headers(packet, packet.headers(), payload, next_header)?;
+    permit(sa, packet.data(), inner)?;
+    packet.set_decapsulated(Decapsulated { spi: sa.spi, inner, for_host: true });
     Ok(Stripped::Inner)
 }
 
 /// Whether the SA may carry the packet that `inner` describes.
 #[inline(always)]
-fn permit(sa: &Sa, packet: &[u8], inner: &Inner) -> Result<(), DropReason> {
-    if sa.selectors.permit(packet, inner) {
+fn permit(sa: &Sa, packet: &[u8], inner: Inner) -> Result<(), DropReason> {
+    if sa.permit.permit(packet, inner) {
         return Ok(());
     }
     Err(match inner.version {
@@ -96,15 +102,26 @@ fn leave_tunnel(inside: &mut [u8], outer_tos: u8, next_header: u8) -> Result<Inn
         return Err(DropReason::InnerVersion);
     }
     let inner = Inner::parse(inside)?;
-    let mark = Ecn::of(inner.tos);
-    let leaving = ecn::leave_tunnel(mark, Ecn::of(outer_tos)).ok_or(DropReason::EcnNotEct)?;
+    let outer_mark = Ecn::of(outer_tos);
+    if outer_mark == Ecn::NotEct {
+        // Nearly always, and it changes no mark.
+        return Ok(inner);
+    }
+    take_mark(inside, inner.version, Ecn::of(inner.tos), outer_mark)?;
+    Ok(inner)
+}
+
+/// Has the inner packet take a congestion mark of the outer one.
+#[inline(never)]
+fn take_mark(inside: &mut [u8], version: IpVersion, mark: Ecn, outer_mark: Ecn) -> Result<(), DropReason> {
+    let leaving = ecn::leave_tunnel(mark, outer_mark).ok_or(DropReason::EcnNotEct)?;
     if leaving != mark {
-        match inner.version {
+        match version {
             IpVersion::V4 => ipv4::set_ecn(inside, leaving as u8),
             IpVersion::V6 => ipv6::set_ecn(inside, leaving as u8),
         }
     }
-    Ok(inner)
+    Ok(())
 }
 
 /// Transport mode: the IP header, with its extension headers, moves up to the payload and names its protocol.

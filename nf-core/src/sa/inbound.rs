@@ -8,9 +8,9 @@ use crate::counters::Count;
 use crate::cpu;
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::hash::mix;
-use crate::policy::Selectors;
 use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
 use crate::sa::of_core;
+use crate::sa::permit::Permit;
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
 use crate::state::Mark;
@@ -57,7 +57,7 @@ pub struct Sa {
     /// The first sequence number at which traffic may have reached a limit.
     attention: SeqNo,
     /// What may be inside.
-    pub selectors: Selectors,
+    pub permit: Permit,
     /// The anti-replay window.
     pub window: ReplayWindow,
     /// What it is found by.
@@ -85,7 +85,7 @@ pub struct Progress {
 
 // What [`Sa::prefetch`] asks for is all that a packet needs of the SA itself.
 #[cfg(all(target_pointer_width = "64", not(loom)))]
-const _: () = assert!(std::mem::offset_of!(Sa, key) == 128);
+const _: () = assert!(std::mem::offset_of!(Sa, key) <= 128);
 
 impl Sa {
     /// Makes the SA with its key schedule, for `cores` cores.
@@ -119,7 +119,7 @@ impl Sa {
             opener: engine.prepare(&params.transform)?,
             counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
             attention: allowance.attention(),
-            selectors: params.selectors.clone(),
+            permit: Permit::from(&params.selectors),
             window,
             key,
             source: AtomicU64::new(0),
@@ -162,11 +162,6 @@ impl Sa {
         self.window.prefetch();
         cpu::prefetch(&*self.opener);
         cpu::prefetch(self.counters(core));
-        for prefixes in [&self.selectors.src, &self.selectors.dst] {
-            if let Some(prefix) = prefixes.first() {
-                cpu::prefetch(prefix);
-            }
-        }
     }
 
     /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.

@@ -5,6 +5,7 @@ pub mod larval;
 pub mod lifetime;
 pub mod outbound;
 pub mod path_mtu;
+pub mod permit;
 pub mod replay;
 pub mod spec;
 pub mod table;

@@ -111,7 +111,7 @@ impl SaTable {
 
     /// Finds the SA of a packet: SPI, destination and source where there is one, else SPI and destination
     /// (RFC 4301 4.1). A peer behind a NAT that has moved is still found by the latter.
-    #[inline]
+    #[inline(never)]
     pub fn lookup(&self, spi: Spi, dst: IpAddr, src: IpAddr) -> Lookup<'_> {
         let mut best = (0, Lookup::Unknown);
         for entry in self.entries.iter_hash(Self::hash(self.seed, spi)) {

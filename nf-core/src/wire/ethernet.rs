@@ -44,10 +44,35 @@ pub fn payload(frame: &[u8]) -> Option<(u16, usize)> {
 
 /// Writes a header without tags.
 #[inline]
-pub fn write_header(header: &mut [u8; HEADER_LEN], dst: MacAddr, src: MacAddr, ethertype: u16) {
-    let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (dst.0, src.0);
-    let [t0, t1] = ethertype.to_be_bytes();
-    *header = [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1];
+pub fn write_header(header: &mut [u8; HEADER_LEN], macs: MacPair, ethertype: u16) {
+    if let Some((place, [high, low])) = header.split_first_chunk_mut() {
+        *place = macs.0;
+        [*high, *low] = ethertype.to_be_bytes();
+    }
+}
+
+/// The two addresses of a header, as they stand in it: copied as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MacPair([u8; 2 * MacAddr::LEN]);
+
+impl MacPair {
+    /// The addresses of a frame from `src` to `dst`.
+    pub const fn new(dst: MacAddr, src: MacAddr) -> MacPair {
+        let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (dst.0, src.0);
+        MacPair([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5])
+    }
+
+    /// Those of a frame; zeros where it is shorter than they are.
+    #[inline]
+    pub fn of(frame: &[u8]) -> MacPair {
+        MacPair(frame.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// The destination.
+    pub const fn dst(self) -> MacAddr {
+        let [d0, d1, d2, d3, d4, d5, ..] = self.0;
+        MacAddr([d0, d1, d2, d3, d4, d5])
+    }
 }
 
 /// An Ethernet address.
@@ -130,7 +155,10 @@ mod tests {
     #[test]
     fn a_header_is_written_in_wire_order() {
         let mut header = [0; HEADER_LEN];
-        write_header(&mut header, MacAddr([1; 6]), MacAddr([2; 6]), ethertype::IPV4);
+        let macs = MacPair::new(MacAddr([1; 6]), MacAddr([2; 6]));
+        write_header(&mut header, macs, ethertype::IPV4);
         assert_eq!(header, [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0]);
+        assert_eq!((MacPair::of(&header), macs.dst()), (macs, MacAddr([1; 6])));
+        assert_eq!(MacPair::of(&header[..11]), MacPair::default());
     }
 }

@@ -54,6 +54,8 @@ pub struct Headers {
     /// ESP's first two words.
     spi: u32,
     seq_low: u32,
+    /// The addresses of IPv4, which most packets have, so that the frame isn't asked for them again and again.
+    v4: ipv4::Addresses,
 }
 
 impl Headers {
@@ -110,24 +112,33 @@ impl Headers {
         matches!(self.kind, Kind::Esp | Kind::EspInUdp)
     }
 
+    /// The addresses, where they are of IPv4.
+    #[inline]
+    pub(crate) fn v4(self) -> Option<ipv4::Addresses> {
+        (self.version == Some(IpVersion::V4)).then_some(self.v4)
+    }
+
     /// The source address.
     #[inline]
     pub fn src(self, frame: &[u8]) -> Option<IpAddr> {
-        self.address(frame, ipv4::field::SRC, ipv6::field::SRC)
+        match self.version? {
+            IpVersion::V4 => Some(self.v4.src.into()),
+            IpVersion::V6 => self.v6_address(frame, ipv6::field::SRC),
+        }
     }
 
     /// The destination address.
     #[inline]
     pub fn dst(self, frame: &[u8]) -> Option<IpAddr> {
-        self.address(frame, ipv4::field::DST, ipv6::field::DST)
+        match self.version? {
+            IpVersion::V4 => Some(self.v4.dst.into()),
+            IpVersion::V6 => self.v6_address(frame, ipv6::field::DST),
+        }
     }
 
-    #[inline]
-    fn address(self, frame: &[u8], v4: usize, v6: usize) -> Option<IpAddr> {
-        match self.version? {
-            IpVersion::V4 => Some(IpAddr::from(*frame.get(self.l3() + v4..)?.first_chunk::<4>()?)),
-            IpVersion::V6 => Some(IpAddr::from(*frame.get(self.l3() + v6..)?.first_chunk::<16>()?)),
-        }
+    #[inline(never)]
+    fn v6_address(self, frame: &[u8], at: usize) -> Option<IpAddr> {
+        Some(IpAddr::from(*frame.get(self.l3() + at..)?.first_chunk::<16>()?))
     }
 
     /// The UDP ports, source first, of what came over port 4500.
@@ -204,6 +215,7 @@ fn parse_common(frame: &[u8]) -> Option<Headers> {
         next_header_at: (L3 + field::PROTOCOL) as u16,
         l4: L4 as u16,
         end: end as u16,
+        v4: ipv4::Addresses::of(ip),
         ..Headers::default()
     };
     match protocol {
@@ -228,6 +240,7 @@ pub fn is_whole_esp(frame: &[u8]) -> bool {
 }
 
 /// The headers of any frame.
+#[inline(never)]
 fn parse_any(frame: &[u8]) -> Result<Headers, DropReason> {
     let (ethertype, l3) = ethernet::payload(frame).ok_or(DropReason::L2Malformed)?;
     // No frame is that long: a buffer holds less.
@@ -268,8 +281,8 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
         l4: (l3 + header_len) as u16,
         end: (l3 + total_len) as u16,
         esp_at: (l3 + total_len) as u16,
-        spi: 0,
-        seq_low: 0,
+        v4: ipv4::Addresses::of(fixed),
+        ..Headers::default()
     };
     if fragment & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0 {
         return Ok(as_fragment(headers));
@@ -305,8 +318,7 @@ fn parse_v6(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
         l4: chain.at as u16,
         end: end as u16,
         esp_at: end as u16,
-        spi: 0,
-        seq_low: 0,
+        ..Headers::default()
     };
     match chain.end {
         ChainEnd::UpperLayer => Ok(upper_layer(frame, headers)),

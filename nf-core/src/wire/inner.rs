@@ -7,8 +7,8 @@ use super::{IpVersion, ipv4, ipv6, protocol, u16_at};
 use crate::drop::DropReason;
 use crate::policy::has_ports;
 
-/// What must be known of a decapsulated packet. Small on purpose: it goes through many hands. Addresses and ports are read
-/// from the packet itself where they are wanted.
+/// What must be known of a decapsulated packet. Small on purpose: it goes through many hands. Ports and the addresses of
+/// IPv6 are read from the packet itself where they are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inner {
     /// The version of its header.
@@ -23,6 +23,7 @@ pub struct Inner {
     shows_ports: bool,
     l4: u32,
     total_len: u32,
+    v4: ipv4::Addresses,
 }
 
 impl Inner {
@@ -52,16 +53,28 @@ impl Inner {
         self.l4 as usize
     }
 
+    /// The addresses, where they are of IPv4.
+    #[inline]
+    pub(crate) fn v4(&self) -> Option<ipv4::Addresses> {
+        (self.version == IpVersion::V4).then_some(self.v4)
+    }
+
     /// The source address, from the packet that this was parsed from.
     #[inline]
     pub fn src(&self, packet: &[u8]) -> Option<IpAddr> {
-        self.address(packet, ipv4::field::SRC, ipv6::field::SRC)
+        match self.version {
+            IpVersion::V4 => Some(self.v4.src.into()),
+            IpVersion::V6 => v6_address(packet, ipv6::field::SRC),
+        }
     }
 
     /// The destination address, from the packet that this was parsed from.
     #[inline]
     pub fn dst(&self, packet: &[u8]) -> Option<IpAddr> {
-        self.address(packet, ipv4::field::DST, ipv6::field::DST)
+        match self.version {
+            IpVersion::V4 => Some(self.v4.dst.into()),
+            IpVersion::V6 => v6_address(packet, ipv6::field::DST),
+        }
     }
 
     /// Source and destination port of TCP and UDP, if the packet shows them.
@@ -92,14 +105,6 @@ impl Inner {
         }
     }
 
-    #[inline]
-    fn address(&self, packet: &[u8], v4: usize, v6: usize) -> Option<IpAddr> {
-        match self.version {
-            IpVersion::V4 => Some(IpAddr::from(*packet.get(v4..)?.first_chunk::<4>()?)),
-            IpVersion::V6 => Some(IpAddr::from(*packet.get(v6..)?.first_chunk::<16>()?)),
-        }
-    }
-
     #[inline(always)]
     fn parse_v4(octets: &[u8]) -> Option<Inner> {
         use ipv4::field;
@@ -118,9 +123,11 @@ impl Inner {
             shows_ports: fragment & ipv4::fragment::OFFSET == 0,
             l4: l4 as u32,
             total_len: total_len as u32,
+            v4: ipv4::Addresses::of(header),
         })
     }
 
+    #[inline(never)]
     fn parse_v6(octets: &[u8]) -> Option<Inner> {
         use ipv6::field;
         let header: &[u8; ipv6::HEADER_LEN] = octets.first_chunk()?;
@@ -135,8 +142,14 @@ impl Inner {
             shows_ports: chain.end == ChainEnd::UpperLayer,
             l4: chain.at as u32,
             total_len: total_len as u32,
+            v4: ipv4::Addresses::default(),
         })
     }
+}
+
+#[inline(never)]
+fn v6_address(packet: &[u8], at: usize) -> Option<IpAddr> {
+    Some(IpAddr::from(*packet.get(at..)?.first_chunk::<16>()?))
 }
 
 #[cfg(test)]

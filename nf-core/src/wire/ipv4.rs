@@ -1,6 +1,8 @@
 //! IPv4 headers (RFC 791), changed in place. Functions on a packet that is too short do nothing: the caller has parsed
 //! it before.
 
+use std::net::Ipv4Addr;
+
 use super::{IpVersion, checksum, put_u16, u16_at};
 
 /// Octets of a header without options.
@@ -27,6 +29,27 @@ pub(crate) mod fragment {
     pub(crate) const MORE: u16 = 0x2000;
     /// The offset, in units of 8 octets.
     pub(crate) const OFFSET: u16 = 0x1FFF;
+}
+
+/// Source and destination of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) src: Ipv4Addr,
+    pub(crate) dst: Ipv4Addr,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Addresses { src: Ipv4Addr::UNSPECIFIED, dst: Ipv4Addr::UNSPECIFIED }
+    }
+}
+
+impl Addresses {
+    #[inline(always)]
+    pub(crate) fn of(header: &[u8; MIN_HEADER_LEN]) -> Addresses {
+        let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+        Addresses { src: Ipv4Addr::new(s0, s1, s2, s3), dst: Ipv4Addr::new(d0, d1, d2, d3) }
+    }
 }
 
 /// The header's length as it claims, at least 20 octets.

@@ -3,6 +3,8 @@
 //! [`parse`] reads all headers of a frame once and keeps their offsets; the rest of the pipeline works with those.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+use std::net::IpAddr;
+
 pub mod checksum;
 pub mod ethernet;
 mod headers;
@@ -56,6 +58,15 @@ impl IpVersion {
             4 => Some(IpVersion::V4),
             6 => Some(IpVersion::V6),
             _ => None,
+        }
+    }
+
+    /// The address with these bits, of which IPv4 has the last 32.
+    #[inline]
+    pub(crate) fn address(self, bits: u128) -> IpAddr {
+        match self {
+            IpVersion::V4 => IpAddr::from((bits as u32).to_be_bytes()),
+            IpVersion::V6 => IpAddr::from(bits.to_be_bytes()),
         }
     }
 
