@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench bench-quick bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz deps deps-test build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-attack bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz deps deps-test build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -14,8 +14,8 @@ test: deps-test lint doc ## every test there is
 	scripts/deny.sh
 	scripts/test-as-root.sh
 
-loom:                 ## every interleaving of the shared replay window
-	RUSTFLAGS="--cfg loom" $(CARGO) test -p nf-core --no-default-features --test replay_loom --target-dir target/loom
+loom:                 ## every interleaving of what cores share: windows, sequence numbers, limits, changes
+	RUSTFLAGS="--cfg loom" $(CARGO) test -p nf-core --no-default-features --test loom --target-dir target/loom
 
 instructions: deps-test ## instructions for a packet, against their limits
 	scripts/instructions.sh
@@ -31,6 +31,10 @@ throughput: build     ## the highest rate without loss, by frame size, over virt
 
 bench-recovery: deps-test ## how long a black hole lasts (root, minutes)
 	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
+
+bench-attack: deps-test ## valid traffic and the control socket under attacks (two minutes)
+	ATTACK_FRAMES=$${ATTACK_FRAMES:-100000} ATTACK_PPS=$${ATTACK_PPS:-20000} \
+		$(CARGO) test --release -p pktgen-scenarios --test attack -- --nocapture
 
 build: deps           ## the three programs, optimised
 	$(CARGO) build --release --workspace

@@ -21,6 +21,8 @@ packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon stro
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"
 # Counting instructions, and other CPUs than this one.
 packages="$packages valgrind qemu-user"
+# Setting a program's clock.
+packages="$packages libfaketime"
 # charon's plugin.
 packages="$packages libjson-c-dev make bzip2"
 # shellcheck disable=SC2086  # a list of words

@@ -23,7 +23,8 @@ for crate in nf-core nf-ctl/ikev2; do
 			esac
 			echo "fuzz: $target for $seconds s"
 			mkdir -p "fuzz/corpus/$target"
-			cargo fuzz run -s none "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
+			mkdir -p "fuzz/found/$target"
+			cargo fuzz run -s none "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" "fuzz/found/$target" -- \
 				-max_total_time="$seconds" -max_len=4096 -rss_limit_mb=512 -print_final_stats=1
 		done
 	)

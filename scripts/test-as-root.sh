@@ -1,9 +1,9 @@
 #!/bin/sh
-# The tests that need root: network namespaces, TUN/TAP, packet sockets, IKE daemons.
+# The tests that need root: network namespaces, TUN/TAP, packet sockets, mounts, IKE daemons.
 set -eu
 
 not_run() {
-	echo "NOT RUN: the tests of net_tap, net_af_packet, IKE's ports and strongSwan: $1" >&2
+	echo "NOT RUN: the tests of net_tap, net_af_packet, IKE's ports, strongSwan and full disks: $1" >&2
 	exit 0
 }
 
@@ -17,7 +17,7 @@ if ! { ip netns add "$probe" && ip netns exec "$probe" true; }; then
 fi
 ip netns del "$probe"
 
-tests="--test virtual_ports --test host --test strongswan --test ikev2_charon --test vici --test xfrm --test udp --test agent"
+tests="--test daemon --test virtual_ports --test host --test strongswan --test ikev2_charon --test vici --test xfrm --test udp --test agent"
 if scripts/charon-plugin.sh; then
 	tests="$tests --test charon_plugin"
 else

@@ -83,7 +83,7 @@ impl PluginKind for CapturePlugin {
         let store = match (&settings.file, settings.memory) {
             (Some(file), None) => {
                 let writer = open(file, settings.snaplen);
-                Store::File(writer.map_err(|error| refuse("file", format!("{}: {error}", file.display())))?)
+                Store::File(writer.map_err(|error| refuse("file", format!("{}: {}", file.display(), reason(&error))))?)
             }
             (None, Some(packets)) if (1..=MAX_MEMORY).contains(&packets) => Store::Memory(VecDeque::new(), packets),
             (None, Some(packets)) => {
@@ -194,6 +194,14 @@ fn open(file: &Path, snaplen: usize) -> Result<Writer, PcapError> {
     Ok(writer)
 }
 
+/// Why a file can't be written; that of the operating system, where the library only says that there is one.
+fn reason(error: &PcapError) -> String {
+    match error {
+        PcapError::IoError(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// Writes a frame, or its beginning, of which there were `whole` octets.
 fn write(
     writer: &mut Writer,
@@ -248,7 +256,7 @@ impl CaptureControl {
                 match write(writer, time, data, record.whole, record.reason.map(comment)) {
                     Ok(()) => self.written += 1,
                     Err(error) => {
-                        self.error = Some(error.to_string());
+                        self.error = Some(reason(&error));
                         self.store = None;
                     }
                 }

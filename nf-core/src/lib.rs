@@ -50,6 +50,7 @@ pub mod sa;
 pub mod spd;
 pub mod stage;
 pub mod state;
+mod sync;
 pub mod systemd;
 pub mod types;
 pub mod wire;

@@ -97,9 +97,9 @@ fn a_flood_of_unknown_spis_stays_within_its_limits() {
     assert!(report.events + counters.events_lost <= 1000 + 100 * 1000, "{} events", report.events);
     assert_eq!(report.packets, PACKETS);
 
-    // Subscribers hear of no more than that, and of the peer that is really stuck most seconds.
+    // Subscribers hear of no more than that, and of the peer that is really stuck each second.
     assert!(published <= report.events, "{published} events");
-    assert!(of_stuck.len() >= 30, "{} events of the stuck peer", of_stuck.len());
+    assert!(of_stuck.len() >= 90, "{} events of the stuck peer", of_stuck.len());
     assert!(of_stuck.iter().sum::<u64>() <= 100, "it has sent a hundred packets");
     let Next::Event(EventReport::Lost { count }) = asleep.next(Duration::ZERO) else {
         unreachable!("nothing was lost for the one that sleeps")

@@ -46,13 +46,20 @@ fn every_damaged_octet_behind_the_ip_header_is_refused() {
 /// A fuzz target.
 type Check = fn(&[u8]);
 
-/// The seeds of the fuzz targets, and each with some damage: what `make fuzz` begins with holds in every test run.
+/// The seeds of the fuzz targets, and each with some damage, and what earlier runs have found: what `make fuzz` begins with holds in
+/// every test run.
 #[test]
 fn the_seeds_of_the_fuzz_targets_hold() {
-    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let (seeds, found) = (fuzz.join("seeds"), fuzz.join("found"));
     let targets: [(&str, Check); 4] =
         [("frame", checks::frame), ("decap", checks::decap), ("control", checks::control), ("config", checks::config)];
     for (target, check) in targets {
+        let files: Vec<_> = std::fs::read_dir(found.join(target)).unwrap().collect();
+        assert!(files.len() > 10, "{target}: {} inputs", files.len());
+        for file in files {
+            check(&std::fs::read(file.unwrap().path()).unwrap());
+        }
         let files: Vec<_> = std::fs::read_dir(seeds.join(target)).unwrap().collect();
         assert!(!files.is_empty(), "{target} has no seed");
         for file in files {

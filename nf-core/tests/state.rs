@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use common::{Nf, Peer, number};
+use nf_core::config::Config;
 use nf_core::control::controller::Controller;
 use nf_core::core::Core;
 use nf_core::drop::DropReason;
@@ -231,6 +232,55 @@ fn an_sa_of_nf_toml_comes_back_behind_what_it_has_taken() {
     // And what nf.toml names no more is gone.
     let (nf, restored) = home.start("", 1);
     assert_eq!((restored, nf.controller.sas().len()), (0, 0));
+}
+
+/// What a reload has added is nf.toml's as much as what was there at the start.
+#[test]
+fn an_sa_that_a_reload_added_is_nf_tomls() {
+    let home = Home::new();
+    let (mut peer, by_hand) = (Peer::new(0x1111_1111), Peer::new(0x2222_2222));
+    let parse = |text: &str| Config::parse(text, Path::new("nf.toml")).unwrap();
+    let (none, one) = (parse(""), parse(&toml(&peer)));
+    let sent: Vec<_> = (0..10).map(|_| peer.next()).collect();
+    let (mut nf, _) = home.start("", 1);
+    add(&mut nf, &by_hand, &json!({}));
+    nf.control(|controller| controller.reload(&none, &one)).unwrap();
+    settle(&mut nf);
+    nf.receive(sent.iter().map(Vec::as_slice));
+    assert_eq!(numbers(&mut nf).len(), 10);
+    drop(nf);
+    // Killed, with nf.toml as it was then: the SA is there behind its numbers.
+    let (mut nf, restored) = home.start(&toml(&peer), 1);
+    assert_eq!((restored, nf.controller.sas().len()), (1, 2));
+    nf.receive(sent.iter().map(Vec::as_slice));
+    assert_eq!(numbers(&mut nf), Vec::<u64>::new());
+    // Killed once more, and nf.toml has been changed meanwhile: it names the SA no more.
+    drop(nf);
+    let (nf, restored) = home.start("", 1);
+    assert_eq!((restored, nf.controller.sas().len()), (1, 1));
+    assert!(nf.controller.find_sa(Spi(by_hand.spi), None, None).is_ok(), "what was added by hand stays");
+}
+
+/// SAs of nf.toml that come and go by reloads leave nothing behind: the places among the marks don't run out.
+#[test]
+fn reloads_without_end_use_up_no_place() {
+    let home = Home::new();
+    let peer = Peer::new(0x1111_1111);
+    let other = Peer { key: [0x11; 20], ..peer.clone() };
+    let parse = |text: &str| Config::parse(text, Path::new("nf.toml")).unwrap();
+    let steps = [parse(""), parse(&toml(&peer)), parse(&toml(&other))];
+    let (mut nf, _) = home.start("", 1);
+    // More than twice the places that there are for a thousand SAs.
+    for round in 0..2500usize {
+        let (from, to) = (&steps[round % 3], &steps[(round + 1) % 3]);
+        nf.control(|controller| controller.reload(from, to)).unwrap();
+        if round % 100 == 0 {
+            settle(&mut nf);
+        }
+    }
+    nf.control(|controller| controller.reload(&steps[1], &steps[0])).unwrap();
+    add(&mut nf, &peer, &json!({}));
+    assert_eq!(home.start_again_restores(nf), 1, "there was a place for it");
 }
 
 #[test]

@@ -225,6 +225,74 @@ fn traffic_comes_back_after_sigkill() {
     traffic_comes_back(|c| c.dpd_delay_s = 30, &["both", "nf-core", "agent", "both"]);
 }
 
+/// The agent is killed while it speaks with the peer, a little later each time: whatever it had done by then, its successor
+/// comes to one tunnel. In `nf-ctl/ikev2/tests/hostile.rs` it is every step; here it is charon, sockets and nf-core.
+#[test]
+#[ignore = "needs root"]
+fn an_agent_killed_in_the_middle_of_an_exchange_comes_back() {
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let mut head = HeadEnd::start(&lab, "kind = \"svti\"");
+    let inside = lab.watch_inside();
+    let _ping = lab.ping(Duration::from_millis(20));
+    for delay_ms in [0, 3, 6, 10, 15, 25, 40, 80] {
+        let args: &[&str] =
+            if head.ikes().is_empty() { &["ike", "initiate", "branch"] } else { &["recover", "branch"] };
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| head.ctl(args));
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            // Its answer is lost with it, or came before.
+            drop(asked);
+        });
+        head.restart_agent(&lab);
+        wait_traffic(&inside, &format!("traffic after a kill {delay_ms} ms into {args:?}"));
+        charon.wait_children(1);
+        wait_for("the old SAs to go", || (head.sas() == 1).then_some(()), || head.log());
+    }
+    head.check_no_secret();
+}
+
+/// nf-core is killed under traffic and started anew: its SAs are there, and the agent and the peer notice nothing. Tells how many
+/// packets that costs, and how long nothing came through.
+#[test]
+#[ignore = "needs root"]
+fn a_kill_of_nf_core_costs_the_packets_of_a_moment() {
+    let memory = tempfile::Builder::new().prefix("nf-kill-").tempdir_in("/dev/shm").unwrap();
+    let here = memory.path().display();
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let state = format!("{}\n[state]\nfile = \"{here}/run/state\"\nkey = \"{here}/key\"", headend::RECOVERY);
+    let mut head = HeadEnd::start_with(&lab, "kind = \"svti\"", &state);
+    head.ok(&["ike", "initiate", "branch"]);
+    let inside = lab.watch_inside();
+    let ping = lab.ping(Duration::from_millis(2));
+    wait_traffic(&inside, "traffic");
+    let before = head.ikes();
+    for _ in 0..3 {
+        head.restart_core(&lab);
+        wait_traffic(&inside, "traffic after nf-core was killed");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let sent = ping.stop().sent;
+    let seen = inside.seen();
+    let pings: Vec<_> = seen.iter().filter(|seen| seen.text.contains("echo request")).collect();
+    let gaps: Vec<_> = pings
+        .windows(2)
+        .filter_map(|pair| {
+            let lost = pair[1].number("seq ")?.wrapping_sub(pair[0].number("seq ")? + 1);
+            (lost > 0).then(|| format!("{lost} packets in {} ms", (pair[1].at - pair[0].at).as_millis()))
+        })
+        .collect();
+    println!("nf-core killed three times under 500 packets a second, {sent} sent: lost {}", gaps.join(", "));
+    let numbers = inside.echo_requests();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "none came twice: {numbers:?}");
+    let same = |ikes: &[serde_json::Value]| ikes.iter().map(|ike| ike["initiator_spi"].clone()).collect::<Vec<_>>();
+    assert_eq!(same(&head.ikes()), same(&before), "no IKE was needed\n{}", head.log());
+    assert_eq!(head.core.log().matches("its SAs are restored").count(), 3, "{}", head.log());
+    charon.wait_children(1);
+    head.check_no_secret();
+}
+
 #[test]
 #[ignore = "needs root"]
 fn traffic_comes_back_where_the_peer_has_no_dead_peer_detection() {

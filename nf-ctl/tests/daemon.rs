@@ -334,6 +334,128 @@ fn soak() {
     assert!(daemon.stop().0.success());
 }
 
+/// The wall clock is set forth and back by a year: no SA ends early or lives longer, and what is due goes on.
+#[test]
+fn setting_the_clock_changes_nothing() {
+    let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
+    if !library.exists() {
+        eprintln!("NOT RUN: setting nf-core's clock: {} is missing; run: make deps-test", library.display());
+        return;
+    }
+    let clock = tempfile::NamedTempFile::new().unwrap();
+    let set = |offset: &str| fs::write(clock.path(), offset).unwrap();
+    set("+0");
+    let mut command = Command::new(nf_core());
+    command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", clock.path());
+    command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let config = looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY);
+    let mut daemon = Daemon::start_by(&mut command, &config);
+    let (file, spi) = sa_file(daemon.dir.path(), "v4-tunnel-gcm128");
+    let mut sa: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let mut add = |daemon: &Daemon, spi: u64, seconds: u64| {
+        sa["spi"] = spi.into();
+        sa["lifetime"] = serde_json::json!({"hard": {"seconds": seconds}});
+        fs::write(&file, sa.to_string()).unwrap();
+        daemon.ok(&["sa", "add", "--file", file.to_str().unwrap()]);
+    };
+    let is_there = |daemon: &Daemon, spi: u64| daemon.ctl(&["sa", "show", &spi.to_string()]).status.success();
+    let year = |daemon: &Daemon| daemon.log().lines().filter_map(|line| line.get(..4)?.parse().ok()).max().unwrap_or(0);
+    let this_year: u32 = year(&daemon);
+    add(&daemon, spi, 3600);
+    for (number, offset) in (1..).zip(["+500d", "-500d"]) {
+        add(&daemon, spi + number, 2);
+        set(offset);
+        daemon.wait("an SA of two seconds to end", |daemon| !is_there(daemon, spi + number));
+        assert!(is_there(&daemon, spi), "one of an hour has not ended\n{}", daemon.log());
+        let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+        let before = sent(&daemon);
+        daemon.wait("decapsulated packets", |daemon| sent(daemon) > before + 1000);
+        assert!(year(&daemon) > this_year, "the clock was set\n{}", daemon.log());
+    }
+    assert!(daemon.stop().0.success());
+}
+
+/// A small tmpfs, gone when this is dropped.
+struct SmallTmpfs(tempfile::TempDir);
+
+impl SmallTmpfs {
+    fn mount() -> SmallTmpfs {
+        let dir = tempfile::tempdir().unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=4m,mode=0700", "nf-test"];
+        let mounted = Command::new("mount").args(options).arg(dir.path()).status().unwrap();
+        assert!(mounted.success(), "mounting needs root");
+        SmallTmpfs(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all the room that there is.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.path().join("filler")).unwrap();
+        let mut octets = 1 << 20;
+        while octets > 0 {
+            if std::io::Write::write_all(&mut file, &vec![1; octets]).is_err() {
+                octets /= 2;
+            }
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
+}
+
+/// The disk of state, audit file, capture and snapshots is full: traffic and changes go on, each says that it can't write, and
+/// the state is whole again once there is room.
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_costs_what_is_written_and_no_packet() {
+    let disk = SmallTmpfs::mount();
+    let here = disk.path().display();
+    let tables = format!(
+        "[sad]\ncapacity = 1000\n[state]\nfile = \"{here}/run/state\"\nkey = \"{here}/key\"\n\
+         [snapshot]\ndirectory = \"{here}/snapshots\"\n\
+         [[event]]\nname = \"replays\"\non = \"replay\"\nsnapshot = true\n"
+    );
+    let rest = looping(&fixture("v4-tunnel-gcm128.pcap"), &tables);
+    let mut daemon = Daemon::start(&format!("audit_file = \"{here}/audit\"\n{rest}"));
+    let (file, spi) = sa_file(daemon.dir.path(), "v4-tunnel-gcm128");
+    disk.fill();
+    daemon.ok(&["sa", "add", "--file", file.to_str().unwrap()]);
+    let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+    let before = sent(&daemon);
+    daemon.wait("decapsulated packets", |daemon| sent(daemon) > before + 1000);
+    daemon.wait("complaints", |daemon| {
+        let log = daemon.log();
+        log.contains("the state can't be written: ") && log.contains("the audit file can't be written")
+    });
+    // A capture that can't be begun is refused; one on a disk that fills up ends and says why.
+    disk.make_room();
+    let capture = format!("file={here}/drops.pcapng");
+    let bind = ["plugin", "bind", "capture", "--instance", "drops", "--gate", "ingress", "--set", &capture];
+    daemon.ok(&[&bind[..], &["--set", "packets=1000000000"]].concat());
+    disk.fill();
+    daemon.wait("the capture to end", |daemon| daemon.ok(&["--json", "plugin", "list"]).contains("No space left"));
+    let before = sent(&daemon);
+    daemon.wait("decapsulated packets", |daemon| sent(daemon) > before + 1000);
+    daemon.ok(&["plugin", "unbind", "drops"]);
+    fs::remove_file(disk.path().join("drops.pcapng")).unwrap();
+    disk.make_room();
+    daemon.wait("the state", |daemon| daemon.log().contains("the state is written again"));
+
+    daemon.restart_by(&mut Command::new(nf_core()));
+    daemon.ok(&["sa", "show", &spi.to_string()]);
+    assert!(daemon.stop().0.success());
+}
+
 #[test]
 fn drop_tables_are_shown_filtered_and_cleared() {
     let mut daemon = Daemon::start(&looping(&fixture("v4-tunnel-gcm128.pcap"), DELETED_MEMORY));

@@ -3,6 +3,9 @@
 
 mod common;
 mod lab;
+/// What the fuzz targets hold true.
+#[path = "../../nf-core/fuzz/src/peers.rs"]
+mod peers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -226,4 +229,20 @@ fn a_living_daemon_is_found_with_its_identities() {
     let socket = head.vici_socket();
     let gone = detect::find(Path::new(detect::OWN_NETWORK), std::slice::from_ref(&socket)).unwrap();
     assert!(gone.iter().all(|daemon| daemon.vici.as_ref() != Some(&socket)), "{gone:?}");
+}
+
+/// What `make fuzz` begins with holds in every test run.
+#[test]
+fn the_seeds_of_the_fuzz_targets_hold() {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../nf-core/fuzz");
+    for (target, check) in [("vici", peers::vici as fn(&[u8])), ("xfrm", peers::xfrm)] {
+        let mut inputs = 0;
+        for of in ["seeds", "found"] {
+            for file in std::fs::read_dir(fuzz.join(of).join(target)).unwrap() {
+                check(&std::fs::read(file.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+        }
+        assert!(inputs > 10, "{target}: {inputs} inputs");
+    }
 }

@@ -84,6 +84,66 @@ fn net_af_packet_over_veth() {
     );
 }
 
+/// The way out goes down under traffic: what can't be sent is dropped and counted, the operator is told, and once the link is
+/// back all is as before.
+#[test]
+#[ignore = "needs root"]
+fn a_port_that_goes_down_comes_back() {
+    let (sa, packets) = natt_fixture();
+    let namespace = Namespace::new("down");
+    let config = format!(
+        r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_tap0,iface=wan0", "--vdev=net_tap1,iface=lan0"]
+idle = "sleep"
+[[port]]
+name = "net_tap0"
+role = "unprotected"
+[[port]]
+name = "net_tap1"
+role = "protected"
+next_hop_mac = "02:00:00:00:00:99"
+[[local]]
+address = "10.10.1.2"
+{sa}replay_window = 0
+"#
+    );
+    let config = config.replacen("replay_window = 64\n", "", 1);
+    let mut daemon = Daemon::start_by(&mut namespace.command(nf_core()), &config);
+    namespace.sh("ip link set wan0 up; ip link set lan0 up
+         ip addr add 10.10.1.1/24 dev wan0; ip neigh add 10.10.1.2 lladdr 02:00:00:00:00:02 dev wan0");
+    let file = daemon.dir.path().join("packet");
+    fs::write(&file, &packets[0]).unwrap();
+    let counters = |daemon: &Daemon| {
+        let counters = daemon.counters();
+        let tx = counters["tx"]["packets"].as_u64().unwrap();
+        (counters["rx"]["packets"].as_u64().unwrap(), tx, daemon.dropped(215))
+    };
+    let send = |daemon: &mut Daemon, count: u64| {
+        let before = counters(daemon);
+        namespace.sh(&format!("for i in $(seq {count}); do cat {} > /dev/udp/10.10.1.2/4500; done", file.display()));
+        // Others come and go on the link as well: what counts is what was sealed.
+        daemon.wait("each packet's fate", |daemon| {
+            let now = counters(daemon);
+            now.1 + now.2 >= before.1 + before.2 + count
+        });
+        let now = counters(daemon);
+        (now.1 - before.1, now.2 - before.2)
+    };
+    assert_eq!(send(&mut daemon, 100), (100, 0));
+    namespace.sh("ip link set lan0 down");
+    daemon.wait("the link to be seen down", |daemon| daemon.log().contains("link down: check cable"));
+    let (sent, refused) = send(&mut daemon, 100);
+    assert_eq!(sent + refused, 100);
+    assert!(refused > 0, "nothing can be sent on a link that is down");
+    namespace.sh("ip link set lan0 up");
+    daemon.wait("the link to be seen up", |daemon| daemon.ok(&["show", "status"]).matches("link up").count() == 2);
+    // Far more than the port's ring has frames: those of before have not been lost.
+    daemon.wait("packets to leave again", |daemon| send(daemon, 10) == (10, 0));
+    assert_eq!(send(&mut daemon, 2000), (2000, 0));
+    assert!(daemon.stop().0.success());
+}
+
 #[test]
 #[ignore = "needs root"]
 fn net_tap() {

@@ -400,7 +400,7 @@ impl Controller {
         if !inbound || !(reserved || self.deleted.contains_key(&order(&key))) {
             self.make_room()?;
         }
-        let stored = self.make_sa(params)?;
+        let stored = self.make_sa(params, state::Origin::Requested)?;
         Ok(self.store(stored))
     }
 

@@ -193,7 +193,7 @@ fn serve(
         let tx = ports.iter_mut().map(|open| open.tx.pop().map(Output::new)).collect();
         let queues = Queues { rx, tx, spreader, device: devices.pop() };
         let reassembler = if config.reassembly.enabled {
-            Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
+            Some(Reassembler::new(eal, config, workers, clock, big.clone())?)
         } else {
             None
         };

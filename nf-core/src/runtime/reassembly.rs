@@ -5,7 +5,7 @@ use std::time::Duration;
 use dpdk_rs::{DeathReason, Eal, FragTable, Mbuf, Mempool, Outcome, SocketId, Tsc};
 
 use super::clock::Clock;
-use crate::config;
+use crate::config::Config;
 use crate::counters::{Consumed, CoreCounters};
 use crate::drop::DropReason;
 use crate::wire::{Headers, IpVersion, ethernet, ipv4, ipv6};
@@ -17,21 +17,30 @@ const EXPIRY_MS: u64 = 10;
 /// as dropped when it won't be.
 pub(super) struct Reassembler {
     table: FragTable,
+    /// Fragments that wait in the table.
+    held: usize,
+    /// As many as may: reception needs buffers, too.
+    limit: usize,
     big: Mempool,
     expiry: u64,
     next_expiry: Tsc,
 }
 
 impl Reassembler {
+    /// One of as many as there are workers. However many fragments come, three quarters of all packet buffers are left for
+    /// others.
     pub(super) fn new(
         eal: Eal,
-        config: &config::Reassembly,
+        config: &Config,
+        workers: usize,
         clock: Clock,
         big: Mempool,
     ) -> Result<Reassembler, dpdk_rs::Error> {
+        let limit = config.eal.mbufs as usize / 4 / workers.max(1);
+        let config = &config.reassembly;
         let timeout = Duration::from_millis(config.timeout_ms);
         let table = FragTable::new(eal, config.max_flows, timeout, SocketId::ANY)?;
-        Ok(Reassembler { table, big, expiry: clock.counts(EXPIRY_MS), next_expiry: Tsc(0) })
+        Ok(Reassembler { table, held: 0, limit, big, expiry: clock.counts(EXPIRY_MS), next_expiry: Tsc(0) })
     }
 
     /// Takes a fragment; gives the datagram if it is whole now.
@@ -43,10 +52,19 @@ impl Reassembler {
         counters: &CoreCounters,
     ) -> Option<Mbuf> {
         let (l3, l3_len) = (headers.l3(), headers.l3_len());
-        let (outcome, damaged) = match headers.version() {
-            Some(IpVersion::V6) => (self.table.insert_v6(fragment, now, l3), DropReason::FragmentV6),
-            _ => (self.table.insert_v4(fragment, now, l3), DropReason::FragmentV4),
+        let v6 = headers.version() == Some(IpVersion::V6);
+        let damaged = if v6 { DropReason::FragmentV6 } else { DropReason::FragmentV4 };
+        if self.held >= self.limit {
+            drop_as(fragment, damaged, counters);
+            return None;
+        }
+        let outcome = match v6 {
+            true => self.table.insert_v6(fragment, now, l3),
+            false => self.table.insert_v4(fragment, now, l3),
         };
+        if !matches!(outcome, Outcome::Rejected(..)) {
+            self.held += 1;
+        }
         self.bury(damaged, counters);
         match outcome {
             Outcome::Held | Outcome::Dead => None,
@@ -55,6 +73,8 @@ impl Reassembler {
                 None
             }
             Outcome::Complete(chain) => {
+                // Each came in a buffer of its own.
+                self.held = self.held.saturating_sub(usize::from(chain.nb_segs()));
                 let merged = usize::from(chain.nb_segs()).saturating_sub(1);
                 counters.consumed(Consumed::Fragment).add(merged as u64, (merged * (l3 + l3_len)) as u64);
                 self.whole(chain, headers, counters)
@@ -103,6 +123,7 @@ impl Reassembler {
         for (why, fragment) in self.table.drain_dead() {
             let reason = if why == DeathReason::Expired { DropReason::FragmentTimeout } else { damaged };
             drop_as(fragment, reason, counters);
+            self.held = self.held.saturating_sub(1);
         }
     }
 }

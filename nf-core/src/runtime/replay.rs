@@ -102,11 +102,8 @@ fn pass(
     let clock = Clock::new(eal);
     let pool = Mempool::create(eal, "frames", config.eal.mbufs, 256, eal::DATA_ROOM, SocketId::ANY)?;
     let big = Mempool::create(eal, "big", eal::BIG_MBUFS, 0, eal::BIG_DATA_ROOM, SocketId::ANY)?;
-    let reassembler = if config.reassembly.enabled {
-        Some(Reassembler::new(eal, &config.reassembly, clock, big.clone())?)
-    } else {
-        None
-    };
+    let reassembler =
+        if config.reassembly.enabled { Some(Reassembler::new(eal, config, 1, clock, big.clone())?) } else { None };
     // By descriptor, since the names of files may hold what a device's arguments can't.
     let fd = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
     eal.attach_vdev(PORT, &format!("rx_pcap={},tx_pcap={}", fd(input), fd(output)))?;

@@ -1,7 +1,6 @@
 //! An inbound SA as the cores use it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +14,7 @@ use crate::sa::permit::Permit;
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
 use crate::state::Mark;
+use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use crate::types::{CoreId, SeqNo, Spi};
 
 /// What tells one SA from another. RFC 4301 4.1 finds a unicast SA by SPI and destination; the source decides between

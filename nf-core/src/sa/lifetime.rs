@@ -5,12 +5,11 @@
 //! out by the core that takes the packet, so that a hard limit isn't overrun by more than a burst; the seconds are the
 //! control thread's.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
 use serde::{Deserialize, Serialize};
 
 use crate::sa::inbound::SaTotals;
 use crate::sa::spec::FieldError;
+use crate::sync::{AtomicU8, Ordering::Relaxed};
 use crate::types::SeqNo;
 
 /// Limits as an operator or IKE gives them. What is left out has no limit.

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::counters::Count;
 use crate::crypto::{Engine, EngineError, IvSource, Layout, Sealer};
@@ -15,6 +14,7 @@ use crate::sa::of_core;
 use crate::sa::path_mtu::PathMtu;
 use crate::sa::spec::{Df, Mode, SaParams};
 use crate::state::Mark;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::{CoreId, Nanos, SeqNo};
 
 /// The last number with ESN. Cores may take numbers beyond an SA's last one before they hear that it has ended; this far

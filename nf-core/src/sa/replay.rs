@@ -38,17 +38,8 @@ use thiserror::Error;
 
 use crate::cpu;
 use crate::drop::DropReason;
+use crate::sync::{AtomicU64, Ordering};
 use crate::types::SeqNo;
-
-use self::sync::{AtomicU64, Ordering};
-
-/// The one place that names the atomics, so that loom's can take theirs: tests/replay_loom.rs tries all interleavings.
-mod sync {
-    #[cfg(loom)]
-    pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
-    #[cfg(not(loom))]
-    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
-}
 
 /// log2 of the numbers in a block.
 const BLOCK_SHIFT: u32 = 4;

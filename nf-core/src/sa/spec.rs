@@ -371,6 +371,11 @@ impl SaParams {
             Direction::Out => self.src,
         }
     }
+
+    /// Whether packets may come on it twice: it is inbound and has no replay window.
+    pub fn takes_replays(&self) -> bool {
+        self.direction == Direction::In && self.replay_window.get() == 0
+    }
 }
 
 /// The smallest path MTU that an SA can have: what every link of IPv4 carries, less would leave no room for a packet

@@ -164,10 +164,29 @@ impl HeadEnd {
         format!("nf-core:\n{}\nagent:\n{agent}", self.core.log())
     }
 
-    /// No secret is in any log or output.
+    /// No secret is in any log, output or file of the programs, as it is or in hex.
     pub fn check_no_secret(&self) {
-        let all = [self.log(), self.ok(&["show", "recovery"]), self.ok(&["--json", "ike", "status"])].concat();
-        assert!(!all.contains(PSK), "the pre-shared key was shown");
+        let commands: [&[&str]; 8] = [
+            &["show", "recovery"],
+            &["--json", "ike", "status"],
+            &["--json", "show", "crypto", "ikev2", "sa"],
+            &["show", "crypto", "ipsec", "sa", "detail"],
+            &["--json", "sa", "list"],
+            &["event", "history"],
+            &["recovery", "log"],
+            &["show", "audit"],
+        ];
+        let shown = commands.map(|args| {
+            let output = self.ctl(args);
+            [output.stdout, output.stderr].concat()
+        });
+        let files = fs::read_dir(self.core.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let written = files.filter(|path| path.is_file()).map(|path| fs::read(path).unwrap());
+        let hex: String = PSK.bytes().map(|octet| format!("{octet:02x}")).collect();
+        for text in shown.into_iter().chain(written) {
+            let found = |what: &[u8]| text.windows(what.len()).any(|window| window.eq_ignore_ascii_case(what));
+            assert!(!found(PSK.as_bytes()) && !found(&hex.as_bytes()[..16]), "the pre-shared key was shown");
+        }
     }
 }
 

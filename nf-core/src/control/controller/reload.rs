@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lifetimes::Reported;
+use super::state::Origin;
 use super::{Change, ControlError, Controller, InstalledSa, StoredBinding, StoredInstance, StoredSa, order, peer_at};
 use crate::config::{self, Bind, Config};
 use crate::core::Command;
@@ -103,6 +104,7 @@ impl Controller {
         }
         let (change, gone, report) = self.commit(old, new, ready);
         let applied = self.apply(change);
+        self.state.forget_unnamed(&new.sas);
         self.keep_state();
         for mut stored in gone {
             // What the cores left last is still to be taken.
@@ -126,7 +128,7 @@ impl Controller {
             let reserved = self.reservations_of(params.spi).any(|stored| stored.reservation.is_for(&params.key()));
             let has_room = self.sas.contains_key(place) || inbound && (reserved || self.deleted.contains_key(place));
             room += usize::from(!has_room);
-            let made = self.make_sa((*params).clone())?;
+            let made = self.make_sa((*params).clone(), Origin::Configured)?;
             ready.sas.push(made);
             *if is_new { &mut ready.report.sas_added } else { &mut ready.report.sas_changed } += 1;
         }
@@ -248,13 +250,12 @@ impl Controller {
     /// Makes an SA, without installing it. One in whose place it comes may not have the same keys: while cores exchange them one
     /// by one, a packet that was taken on the new one could be replayed on the old one, and a sequence number used on both.
     /// Only where both take replays anyway nothing is lost.
-    pub(super) fn make_sa(&mut self, mut params: SaParams) -> Result<StoredSa, ControlError> {
+    pub(super) fn make_sa(&mut self, mut params: SaParams, origin: Origin) -> Result<StoredSa, ControlError> {
         params.replay_window = params.replay_window.at_least(self.least_window);
         let key = params.key();
         let there = self.sas.get(&order(&key));
-        let takes_replays = |params: &SaParams| params.direction == Direction::In && params.replay_window.get() == 0;
         let shares = |stored: &StoredSa| {
-            stored.params.transform == params.transform && !(takes_replays(&params) && takes_replays(&stored.params))
+            stored.params.transform == params.transform && !(params.takes_replays() && stored.params.takes_replays())
         };
         if there.is_some_and(shares) {
             return Err(ControlError::KeyUsedAgain(key));
@@ -262,7 +263,7 @@ impl Controller {
         if there.is_some_and(|stored| stored.params.direction != params.direction) {
             return Err(ControlError::SaExists(key));
         }
-        let kept = self.state.take();
+        let kept = self.state.take(origin);
         let progress = Progress { mark: kept.map(|kept| kept.mark), ..Progress::default() };
         let made = InstalledSa::resume(&params, self.next_sa_id, &*self.engine, self.cores.len(), progress);
         let sa = made.inspect_err(|_| self.state.abandon(kept))?;

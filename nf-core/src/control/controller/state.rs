@@ -11,6 +11,15 @@ use crate::sa::spec::SaParams;
 use crate::state::{Digest, Keeper, Kept, Opened, Predecessor, RestoredSa, SavedSa, StateError, Withdrawn, since_boot};
 use crate::types::{CoreId, Nanos, SeqNo};
 
+/// Who has an SA added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// nf.toml: after a kill the SA is there if nf.toml names it still.
+    Configured,
+    /// The control socket: after a kill the SA is there.
+    Requested,
+}
+
 /// What a change of SAs means for the state.
 #[derive(Default)]
 pub(super) struct State {
@@ -21,8 +30,8 @@ pub(super) struct State {
 
 impl State {
     /// Gives a new SA its place.
-    pub(super) fn take(&mut self) -> Option<Kept> {
-        self.keeper.as_mut()?.take(SeqNo(0), false, since_boot())
+    pub(super) fn take(&mut self, origin: Origin) -> Option<Kept> {
+        self.keeper.as_mut()?.take(SeqNo(0), origin == Origin::Configured, since_boot())
     }
 
     /// An SA is gone.
@@ -30,12 +39,32 @@ impl State {
         let (Some(keeper), Some(kept)) = (&mut self.keeper, kept) else {
             return;
         };
-        if kept.configured {
+        // nf.toml brings it back after a kill, and must not bring its numbers back. Where replays are taken anyway nothing is lost.
+        if kept.configured && !params.takes_replays() {
             keeper.touch();
             self.withdrawn.push(Withdrawn { key: params.key(), digest: Digest::of(&params.transform), kept });
         } else {
             keeper.give_up(&kept);
         }
+    }
+
+    /// nf.toml has changed: what it names no more it can't bring back, and needs no place.
+    pub(super) fn forget_unnamed(&mut self, sas: &[SaParams]) {
+        let State { keeper: Some(keeper), withdrawn } = self else {
+            return;
+        };
+        if withdrawn.is_empty() {
+            return;
+        }
+        let named: BTreeMap<_, &SaParams> = sas.iter().map(|sa| (order(&sa.key()), sa)).collect();
+        withdrawn.retain(|gone| {
+            let is_named =
+                named.get(&order(&gone.key)).is_some_and(|params| Digest::of(&params.transform) == gone.digest);
+            if !is_named {
+                keeper.give_up(&gone.kept);
+            }
+            is_named
+        });
     }
 
     /// An SA could not be made after all.

@@ -93,7 +93,12 @@ pub(super) fn hmac<D: EagerHash + Digest>(key: &[u8], parts: &[&[u8]]) -> Secret
     for part in parts {
         mac.update(part);
     }
-    Secret::new(mac.finalize().into_bytes().to_vec())
+    // Keys are made of it: no copy of it is left on the stack.
+    let mut code = hmac::digest::Output::<Hmac<D>>::default();
+    hmac::digest::FixedOutput::finalize_into(mac, &mut code);
+    let secret = Secret::from(code.as_slice());
+    zeroize::Zeroize::zeroize(code.as_mut_slice());
+    secret
 }
 
 /// Compares an ICV, which may be a truncated MAC, in constant time.

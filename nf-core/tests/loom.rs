@@ -1,13 +1,19 @@
-//! The shared replay window under loom, which tries every interleaving of a few cores and every value that their relaxed
-//! loads may see: no number is accepted twice, and none is lost that nothing speaks against.
+//! What cores share without locks under loom, which tries every interleaving of a few cores and every value that their relaxed
+//! loads may see: replay windows, sequence numbers of outbound SAs, what is told once. The queues between cores and control thread
+//! are crossbeam's, and what a core counts it alone writes: nothing in them is left to try.
 //!
-//! Run by `make loom`: `RUSTFLAGS="--cfg loom" cargo test -p nf-core --no-default-features --test replay_loom --release`.
+//! Run by `make loom`.
 #![cfg(loom)]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use loom::sync::Arc;
 use loom::thread;
+use nf_core::crypto::Portable;
+use nf_core::sa::inbound::{Progress, Sa};
+use nf_core::sa::lifetime::{Limit, Phase, Unit};
+use nf_core::sa::outbound::OutboundSa;
 use nf_core::sa::replay::{Refused, ReplayWindow, WindowSize};
+use nf_core::sa::spec::{SaParams, SaSpec};
 use nf_core::types::SeqNo;
 
 fn window(next: u64) -> ReplayWindow {
@@ -115,5 +121,81 @@ fn three_cores_accept_a_number_once() {
         accepted.extend(handles.into_iter().flat_map(|handle| handle.join().unwrap()));
         accepted.sort_unstable();
         assert_eq!(accepted, [3, 17]);
+    });
+}
+
+fn params(direction: &str) -> SaParams {
+    let spec = serde_json::json!({
+        "spi": 0x1000, "direction": direction, "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
+        "key": "00".repeat(20),
+    });
+    serde_json::from_value::<SaSpec>(spec).unwrap().validate().unwrap()
+}
+
+/// Two cores take blocks of numbers of an SA that has come as far as `used`; what each got goes to `judge`.
+fn share_out(used: u64, blocks: [&'static [usize]; 2], judge: fn([Vec<u64>; 2], &OutboundSa)) {
+    let params = std::sync::Arc::new(params("out"));
+    loom::model(move || {
+        let progress = Progress { highest: SeqNo(used), ..Progress::default() };
+        let sa = Arc::new(OutboundSa::resume(&params, 1, &Portable, 2, progress).unwrap());
+        let take = |sa: &OutboundSa, blocks: &[usize]| {
+            blocks.iter().flat_map(|count| sa.take_numbers(*count)).collect::<Vec<u64>>()
+        };
+        let other = Arc::clone(&sa);
+        let handle = thread::spawn(move || take(&other, blocks[1]));
+        let first = take(&sa, blocks[0]);
+        judge([first, handle.join().unwrap()], &sa);
+    });
+}
+
+#[test]
+fn no_two_cores_get_a_number() {
+    share_out(0, [&[2, 3], &[1, 4]], |taken, sa| {
+        let mut all = taken.concat();
+        all.sort_unstable();
+        assert_eq!(all, (1..=10).collect::<Vec<u64>>());
+        assert_eq!(sa.highest(), Some(SeqNo(10)));
+    });
+}
+
+#[test]
+fn at_the_end_of_the_numbers_none_is_given_twice_and_none_too_many() {
+    const LAST: u64 = u32::MAX as u64;
+    share_out(LAST - 3, [&[2, 2], &[2, 2]], |taken, sa| {
+        let mut all = taken.concat();
+        all.sort_unstable();
+        assert_eq!(all, (LAST - 2..=LAST).collect::<Vec<u64>>());
+        assert_eq!(sa.highest(), Some(SeqNo(LAST)));
+    });
+}
+
+#[test]
+fn a_limit_is_told_once() {
+    loom::model(|| {
+        let phase = Arc::new(Phase::default());
+        let other = Arc::clone(&phase);
+        let handle =
+            thread::spawn(move || [other.reach(Limit::Soft, Unit::Packets), other.reach(Limit::Hard, Unit::Bytes)]);
+        let here = [phase.reach(Limit::Soft, Unit::Bytes), phase.reach(Limit::Hard, Unit::Sequence)];
+        let there = handle.join().unwrap();
+        assert_eq!([here[1], there[1]].iter().filter(|told| **told).count(), 1, "the hard one, once");
+        assert!(
+            [here[0], there[0]].iter().filter(|told| **told).count() <= 1,
+            "the soft one, or a worse one before it"
+        );
+        assert!(phase.is_over());
+    });
+}
+
+#[test]
+fn the_first_packet_of_an_sa_is_told_once() {
+    let params = std::sync::Arc::new(params("in"));
+    loom::model(move || {
+        let sa = Arc::new(Sa::new(&params, 1, &Portable, 2).unwrap());
+        let other = Arc::clone(&sa);
+        let handle = thread::spawn(move || other.note_use());
+        let told = [sa.note_use(), handle.join().unwrap()];
+        assert_eq!(told.iter().filter(|told| **told).count(), 1);
+        assert!(sa.is_used());
     });
 }
