@@ -24,6 +24,20 @@ fn every_scenario_comes_out_as_it_must() {
     }
 }
 
+/// Every algorithm, length and fault by a crypto device: as this crate has sealed it, and as by the other engines.
+#[test]
+fn scenarios_come_out_as_they_must_by_a_crypto_device() {
+    let nf_core = nf_core();
+    for name in ["algorithms", "imix", "mixed", "bad-icv", "replay", "natt", "v6", "hidden", "esn-roll-over"] {
+        let dir = tempfile::tempdir().unwrap();
+        let generated = run::generate(scenarios::find(name).unwrap(), dir.path(), 480, 11).unwrap();
+        let device = "[crypto]\nengine = \"cryptodev\"\ndevice = \"crypto_aesni_mb0\"\n";
+        std::fs::write(&generated.files.config, format!("{device}{}", generated.config)).unwrap();
+        let outcome = run::replay(&generated, &nf_core).unwrap();
+        assert!(outcome.passed(), "{outcome:#?}");
+    }
+}
+
 /// By the program, since a process can start DPDK only once.
 #[test]
 fn every_scenario_comes_out_as_it_must_over_virtual_ports() {

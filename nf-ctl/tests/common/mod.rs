@@ -17,10 +17,10 @@ use serde_json::Value;
 /// How long the daemon may take to start, to stop, or to come to a result.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program nf-core of this build.
+/// The program nf-core of this build: with the whole workspace's features, or it would be compiled once more.
 pub fn nf_core() -> PathBuf {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let built = Command::new(cargo).args(["build", "-q", "-p", "nf-core", "--bin", "nf-core"]).status().unwrap();
+    let built = Command::new(cargo).args(["build", "-q", "--workspace", "--bin", "nf-core"]).status().unwrap();
     assert!(built.success(), "nf-core doesn't build");
     Path::new(env!("CARGO_BIN_EXE_nf-ctl")).with_file_name("nf-core")
 }

@@ -7,25 +7,26 @@ use std::process::Command;
 
 /// The program nf-core.
 pub(crate) fn nf_core() -> PathBuf {
-    build(&["-p", "nf-core", "--bin", "nf-core"]);
+    build(&["--bin", "nf-core"]);
     profile_dir().join("nf-core")
 }
 
 /// The program nf-ctl.
 pub(crate) fn nf_ctl() -> PathBuf {
-    build(&["-p", "nf-ctl", "--bin", "nf-ctl"]);
+    build(&["--bin", "nf-ctl"]);
     profile_dir().join("nf-ctl")
 }
 
 /// nf-core with faults: `examples/faulty-nf-core.rs`.
 pub(crate) fn faulty_nf_core() -> PathBuf {
-    build(&["-p", "pktgen-scenarios", "--example", "faulty-nf-core"]);
+    build(&["--example", "faulty-nf-core"]);
     profile_dir().join("examples/faulty-nf-core")
 }
 
+/// With the whole workspace's features, or what is built already would be compiled once more.
 fn build(what: &[&str]) {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let built = Command::new(cargo).args(["build", "-q"]).args(what).status().unwrap();
+    let built = Command::new(cargo).args(["build", "-q", "--workspace"]).args(what).status().unwrap();
     assert!(built.success(), "cargo build {what:?} fails");
 }
 
