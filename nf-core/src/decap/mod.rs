@@ -220,10 +220,7 @@ fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: Wanted) -> Result<&'s
     match sad.resolve(probe, spi, wanted.dst(), wanted.src()) {
         Lookup::Found(sa) => Ok(sa),
         Lookup::Larval(reservation) => Err(Stop::Hold(reservation)),
-        Lookup::Deleted => Err(match wanted.version {
-            IpVersion::V4 => DropReason::InvalidSaV4.into(),
-            IpVersion::V6 => DropReason::InvalidSaV6.into(),
-        }),
+        Lookup::Deleted => Err(wanted.version.choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6).into()),
         Lookup::Unknown => Err(Stop::Unknown),
     }
 }
@@ -234,13 +231,7 @@ fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: Wan
     if let Some(packets) = core.limiter.offer(core.now, wanted.src(), wanted.dst(), wanted.spi) {
         tell_unknown(core, batch.packet(lane), packets, wanted);
     }
-    batch.drop(
-        lane,
-        match wanted.version {
-            IpVersion::V4 => DropReason::UnknownSpiV4,
-            IpVersion::V6 => DropReason::UnknownSpiV6,
-        },
-    );
+    batch.drop(lane, wanted.version.choose(DropReason::UnknownSpiV4, DropReason::UnknownSpiV6));
 }
 
 #[cold]

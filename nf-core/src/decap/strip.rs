@@ -67,10 +67,7 @@ fn permit(sa: &Sa, packet: &[u8], inner: Inner) -> Result<(), DropReason> {
     if sa.permit.permit(packet, inner) {
         return Ok(());
     }
-    Err(match inner.version {
-        IpVersion::V4 => DropReason::PolicyV4,
-        IpVersion::V6 => DropReason::PolicyV6,
-    })
+    Err(inner.version.choose(DropReason::PolicyV4, DropReason::PolicyV6))
 }
 
 /// The payload and its protocol, from the trailer. Padding counts 1, 2, 3, .. with all ciphers that we have

@@ -159,21 +159,13 @@ fn choose<'s>(core: &mut CoreCx<'s>, batch: &mut Batch<'_>, lanes: Lanes, jobs: 
             },
             Some(Verdict::Bypass) => batch.packet_mut(lane).set_protected(),
             Some(Verdict::Discard) => {
-                batch.drop(lane, by_version(inner, DropReason::OutDenyV4, DropReason::OutDenyV6));
+                batch.drop(lane, inner.version.choose(DropReason::OutDenyV4, DropReason::OutDenyV6));
             }
             Some(Verdict::NoSa(policy)) => {
                 want(core, *policy, src, dst);
-                batch.drop(lane, by_version(inner, DropReason::OutIkeV4, DropReason::OutIkeV6));
+                batch.drop(lane, inner.version.choose(DropReason::OutIkeV4, DropReason::OutIkeV6));
             }
         }
-    }
-}
-
-#[inline]
-fn by_version(inner: Inner, v4: DropReason, v6: DropReason) -> DropReason {
-    match inner.version {
-        IpVersion::V4 => v4,
-        IpVersion::V6 => v6,
     }
 }
 
@@ -214,7 +206,7 @@ struct Admitted {
 #[inline]
 fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, mtu: usize) -> Result<Admitted, DropReason> {
     if sa.phase().is_over() {
-        return Err(by_version(inner, DropReason::OutInvalidSaV4, DropReason::OutInvalidSaV6));
+        return Err(inner.version.choose(DropReason::OutInvalidSaV4, DropReason::OutInvalidSaV6));
     }
     let inner_df = match inner.version {
         IpVersion::V4 => ipv4::dont_fragment(ip),
@@ -234,13 +226,13 @@ fn admit(ip: &[u8], inner: Inner, sa: &OutboundSa, mtu: usize) -> Result<Admitte
             // Transport mode is for packets between the SA's two ends, and for whole ones (RFC 4301 4.1).
             let is_between = inner.src(ip) == Some(sa.key.src) && inner.dst(ip) == Some(sa.key.dst);
             if !is_between || inner.fragment {
-                return Err(by_version(inner, DropReason::OutPolicyV4, DropReason::OutPolicyV6));
+                return Err(inner.version.choose(DropReason::OutPolicyV4, DropReason::OutPolicyV6));
             }
             (inner.l4() + sa.outer.len() + sa.layout.esp_len(inner.total_len() - inner.l4()), inner_df)
         }
     };
     if len > usize::from(u16::MAX) {
-        return Err(by_version(inner, DropReason::OutTooBigV4, DropReason::OutTooBigV6));
+        return Err(inner.version.choose(DropReason::OutTooBigV4, DropReason::OutTooBigV6));
     }
     if df && len > mtu {
         return Err(DropReason::OutDfSet);

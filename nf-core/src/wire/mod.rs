@@ -61,6 +61,15 @@ impl IpVersion {
         }
     }
 
+    /// Of two things that differ by version the one for this one.
+    #[inline]
+    pub(crate) fn choose<T>(self, v4: T, v6: T) -> T {
+        match self {
+            IpVersion::V4 => v4,
+            IpVersion::V6 => v6,
+        }
+    }
+
     /// The address with these bits, of which IPv4 has the last 32.
     #[inline]
     pub(crate) fn address(self, bits: u128) -> IpAddr {
