@@ -82,23 +82,27 @@ impl Engine for Cryptodev {
     }
 
     fn supports(&self, transform: &Transform) -> bool {
-        self.device.check(&Parts::of(transform).as_transform(transform)).is_ok()
+        self.device.check(&for_device(transform)).is_ok()
     }
 
     fn prepare(&self, transform: &Transform) -> Result<Box<dyn Opener>, EngineError> {
-        let parts = Parts::of(transform);
-        let session = self.device.session(&parts.as_transform(transform));
-        let session =
-            session.map_err(|error| EngineError::Device { transform: transform.name(), problem: error.to_string() })?;
+        let session = self
+            .device
+            .session(&for_device(transform))
+            .map_err(|error| EngineError::Device { transform: transform.name(), problem: error.to_string() })?;
         let mut salt = Zeroizing::new([0; SALT_LEN]);
         // Nothing but an AEAD has one.
         if transform.salt().len() == SALT_LEN {
             salt.copy_from_slice(transform.salt());
         }
-        let layout = transform.layout();
-        let sa =
-            DeviceSa { session, salt, layout, is_aead: parts.is_aead, decrypts: parts.decrypts, esn: transform.esn() };
-        Ok(Box::new(DeviceOpener(sa)))
+        Ok(Box::new(DeviceOpener(DeviceSa {
+            session,
+            salt,
+            layout: transform.layout(),
+            is_aead: transform.cipher().is_aead(),
+            decrypts: cipher(transform).is_some(),
+            esn: transform.esn(),
+        })))
     }
 
     fn prepare_seal(&self, transform: &Transform) -> Result<Box<dyn Sealer>, EngineError> {
@@ -106,46 +110,38 @@ impl Engine for Cryptodev {
     }
 }
 
-/// What of a transform decides how its packets are laid out for a device.
-struct Parts {
-    is_aead: bool,
-    decrypts: bool,
-    cipher: Option<CryptoCipher>,
+/// The cipher as the device knows it; none where nothing is encrypted.
+fn cipher(transform: &Transform) -> Option<CryptoCipher> {
+    match transform.cipher() {
+        Cipher::AesGcm { .. } => Some(CryptoCipher::AesGcm),
+        Cipher::ChaCha20Poly1305 => Some(CryptoCipher::ChaCha20Poly1305),
+        Cipher::AesCbc => Some(CryptoCipher::AesCbc),
+        Cipher::Null => None,
+    }
 }
 
-impl Parts {
-    fn of(transform: &Transform) -> Parts {
-        let cipher = match transform.cipher() {
-            Cipher::AesGcm { .. } => Some(CryptoCipher::AesGcm),
-            Cipher::ChaCha20Poly1305 => Some(CryptoCipher::ChaCha20Poly1305),
-            Cipher::AesCbc => Some(CryptoCipher::AesCbc),
-            Cipher::Null => None,
+/// The transform as the device knows it.
+fn for_device(transform: &Transform) -> CryptoTransform<'_> {
+    let auth = transform.auth().map(|(integrity, key)| {
+        let auth = match integrity {
+            Integrity::HmacSha1_96 => CryptoAuth::HmacSha1,
+            Integrity::HmacSha256_128 => CryptoAuth::HmacSha256,
+            Integrity::HmacSha384_192 => CryptoAuth::HmacSha384,
+            Integrity::HmacSha512_256 => CryptoAuth::HmacSha512,
         };
-        Parts { is_aead: transform.cipher().is_aead(), decrypts: cipher.is_some(), cipher }
-    }
-
-    fn as_transform<'t>(&self, transform: &'t Transform) -> CryptoTransform<'t> {
-        let auth = transform.auth().map(|(integrity, key)| {
-            let auth = match integrity {
-                Integrity::HmacSha1_96 => CryptoAuth::HmacSha1,
-                Integrity::HmacSha256_128 => CryptoAuth::HmacSha256,
-                Integrity::HmacSha384_192 => CryptoAuth::HmacSha384,
-                Integrity::HmacSha512_256 => CryptoAuth::HmacSha512,
-            };
-            (auth, key)
-        });
-        let layout = transform.layout();
-        CryptoTransform {
-            cipher: self.cipher.map(|cipher| (cipher, transform.key())),
-            auth,
-            iv_len: if self.is_aead { NONCE_LEN } else { layout.iv_len },
-            aad_len: match (self.is_aead, transform.esn()) {
-                (false, _) => 0,
-                (true, false) => HEADER_LEN as u8,
-                (true, true) => HEADER_LEN as u8 + 4,
-            },
-            icv_len: layout.icv_len,
-        }
+        (auth, key)
+    });
+    let (is_aead, layout) = (transform.cipher().is_aead(), transform.layout());
+    CryptoTransform {
+        cipher: cipher(transform).map(|cipher| (cipher, transform.key())),
+        auth,
+        iv_len: if is_aead { NONCE_LEN } else { layout.iv_len },
+        aad_len: match (is_aead, transform.esn()) {
+            (false, _) => 0,
+            (true, false) => HEADER_LEN as u8,
+            (true, true) => HEADER_LEN as u8 + 4,
+        },
+        icv_len: layout.icv_len,
     }
 }
 
