@@ -56,6 +56,16 @@ fn the_allocator_counts() {
     assert!(allocations(|| drop(vec![1])) >= 2);
 }
 
+/// A batch of frames, each behind room for 128 octets.
+fn received(buffers: &mut [Vec<u8>]) -> Batch<'_> {
+    let mut batch = Batch::default();
+    for buffer in buffers {
+        let frame = 128..buffer.len();
+        batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
+    }
+    batch
+}
+
 #[test]
 fn no_burst_makes_a_core_allocate() {
     for name in fixtures() {
@@ -66,11 +76,7 @@ fn no_burst_makes_a_core_allocate() {
             for frames in fixture.frames.chunks(BURST) {
                 let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| [&[0; 128][..], frame].concat()).collect();
                 let count = allocations(|| {
-                    let mut batch = Batch::default();
-                    for buffer in &mut buffers {
-                        let frame = 128..buffer.len();
-                        batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
-                    }
+                    let mut batch = received(&mut buffers);
                     core.poll_commands();
                     core.process(Nanos::from_secs(round), &mut batch);
                 });
@@ -95,11 +101,7 @@ fn holding_packets_does_not_make_a_core_allocate() {
             // What a worker keeps is its mbuf; here it is a vector, made beforehand.
             let mut spare: Vec<Vec<u8>> = burst.to_vec();
             let count = allocations(|| {
-                let mut batch = Batch::default();
-                for buffer in burst.iter_mut() {
-                    let frame = 128..buffer.len();
-                    batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
-                }
+                let mut batch = received(burst);
                 core.process(Nanos(1), &mut batch);
                 for lane in batch.lanes() {
                     assert_eq!(batch.fate(lane), Fate::Hold);
@@ -154,11 +156,7 @@ fn a_crypto_device_does_not_make_a_core_allocate() {
         let mut buffers: Vec<Vec<u8>> = (0..BURST).map(|_| [&[0; 128][..], &peer.next()].concat()).collect();
         let mut tickets = ArrayVec::new();
         let count = allocations(|| {
-            let mut batch = Batch::default();
-            for buffer in &mut buffers {
-                let frame = 128..buffer.len();
-                batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
-            }
+            let mut batch = received(&mut buffers);
             core.process(Nanos(1), &mut batch);
             tickets = batch.take_tickets();
             core.counters().flights().submit(tickets.len() as u64);
@@ -172,11 +170,7 @@ fn a_crypto_device_does_not_make_a_core_allocate() {
             tickets.into_iter().map(|ticket| Opened { ticket, verdict: Verdict::Authentic }).collect();
         let mut sent = 0;
         let count = allocations(|| {
-            let mut batch = Batch::default();
-            for buffer in &mut buffers {
-                let frame = 128..buffer.len();
-                batch.push(Packet::new(buffer, frame, PortIndex(0)).unwrap()).unwrap();
-            }
+            let mut batch = received(&mut buffers);
             core.poll_commands();
             core.counters().flights().give_back(BURST as u64);
             core.complete(Nanos(2), &mut batch, &opened);
