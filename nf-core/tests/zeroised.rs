@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
+#[path = "common/freed.rs"]
+mod freed;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Nf, NoPorts};
+use freed::{Looking, freed_on_purpose, freed_with_a_secret};
 use nf_core::config::Config;
 use nf_core::control::client::Client;
 use nf_core::control::handler::{ConfigFile, Daemon};
@@ -25,75 +26,11 @@ use serde_json::json;
 const MARKER: [u8; 8] = [0xC3, 0x7A, 0x91, 0x5E, 0xD8, 0x26, 0xB4, 0x0F];
 const HEX: &str = "c37a915ed826b40f";
 
-static FOUND: AtomicU64 = AtomicU64::new(0);
-static SHOW: AtomicBool = AtomicBool::new(true);
-
-thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Looking;
-
-impl Looking {
-    fn look(block: &[u8]) {
-        let found = |what: &[u8]| block.windows(what.len()).any(|window| window == what);
-        if block.len() < MARKER.len() || !(found(&MARKER) || found(HEX.as_bytes())) {
-            return;
-        }
-        FOUND.fetch_add(1, Ordering::Relaxed);
-        // Whose it was is what one wants to know; what that allocates isn't looked at.
-        if SHOW.load(Ordering::Relaxed) && !INSIDE.replace(true) {
-            let (start, what) = [&MARKER[..], HEX.as_bytes()]
-                .iter()
-                .find_map(|what| Some((block.windows(what.len()).position(|window| window == *what)?, what.len())))
-                .unwrap_or_default();
-            let end = (start..block.len()).take_while(|at| block[*at] == block[start + (at - start) % what]).count();
-            eprintln!("{end} octets from {start} on, of");
-            eprintln!(
-                "a block of {} octets with a key in it is freed:\n{}",
-                block.len(),
-                std::backtrace::Backtrace::force_capture()
-            );
-            INSIDE.set(false);
-        }
-    }
-}
-
-// SAFETY: every call goes to the system's allocator as it is. `realloc` is the trait's own: a new block, a copy, and the old
-// one freed by `dealloc`.
-unsafe impl GlobalAlloc for Looking {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Zeroed, so that what nobody has written since can't be what somebody left before; and so that all of it may be
-        // read when it is freed.
-        // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the block is the caller's, whole and initialised, until it is freed below.
-        Looking::look(unsafe { std::slice::from_raw_parts(memory, layout.size()) });
-        // SAFETY: the caller keeps to the contract of `dealloc`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Looking = Looking;
-
-/// The key schedules of the stage before may have left something on the stack, which a moved value takes along in its
-/// padding: that is out of reach of whoever frees it.
-#[inline(never)]
-fn wipe_stack() {
-    std::hint::black_box([0u8; 256 << 10]);
-}
-
-/// Blocks with a key in them that are freed while `work` runs.
-fn freed_with_a_key(work: impl FnOnce()) -> u64 {
-    wipe_stack();
-    let before = FOUND.load(Ordering::Relaxed);
-    work();
-    FOUND.load(Ordering::Relaxed) - before
-}
+static ALLOCATOR: Looking = Looking(|block| {
+    let find = |what: &[u8]| block.windows(what.len()).position(|window| window == what);
+    find(&MARKER).or_else(|| find(HEX.as_bytes()))
+});
 
 /// An SA of each kind, as nf.toml and as a request write them; the keys are in static memory.
 macro_rules! sa {
@@ -125,10 +62,8 @@ const SPEC: &str = r#"{"spi":"2002","src":"10.1.1.1","dst":"10.10.1.2","mode":"t
 /// One test, as the allocator is the whole process's.
 #[test]
 fn no_key_is_left_in_freed_memory() {
-    SHOW.store(false, Ordering::Relaxed);
-    assert_eq!(freed_with_a_key(|| drop(vec![MARKER, MARKER])), 1, "the allocator sees keys");
-    assert_eq!(freed_with_a_key(|| drop(HEX.to_owned())), 1);
-    SHOW.store(true, Ordering::Relaxed);
+    assert_eq!(freed_on_purpose(|| drop(vec![MARKER, MARKER])), 1, "the allocator sees keys");
+    assert_eq!(freed_on_purpose(|| drop(HEX.to_owned())), 1);
 
     let dir = tempfile::Builder::new().prefix("nf-zeroised-").tempdir_in("/dev/shm").unwrap();
     for engine in ["aes-gcm", "auto"] {
@@ -139,10 +74,10 @@ fn no_key_is_left_in_freed_memory() {
             std::fs::write(&file, format!("[crypto]\nengine = \"{engine}\"\n[sad]\ncapacity = 64\n")).unwrap();
             let mut config = std::fs::File::options().append(true).open(&file).unwrap();
             std::io::Write::write_all(&mut config, sa.as_bytes()).unwrap();
-            assert_eq!(freed_with_a_key(|| drop(Config::load(&file).unwrap())), 0, "{case}: nf.toml");
+            assert_eq!(freed_with_a_secret(|| drop(Config::load(&file).unwrap())), 0, "{case}: nf.toml");
 
             let config = Config::load(&file).unwrap();
-            let count = freed_with_a_key(|| {
+            let count = freed_with_a_secret(|| {
                 let ports = Vec::new();
                 let registry = nf_core::plugin::Registry::builtin();
                 let sinks = nf_core::notify::FanOut::default();
@@ -151,11 +86,11 @@ fn no_key_is_left_in_freed_memory() {
                 drop((controller, cores));
             });
             assert_eq!(count, 0, "{case}: an SA's life");
-            assert_eq!(freed_with_a_key(|| drop(config)), 0, "{case}: the configuration");
+            assert_eq!(freed_with_a_secret(|| drop(config)), 0, "{case}: the configuration");
         }
     }
 
-    let count = freed_with_a_key(|| {
+    let count = freed_with_a_secret(|| {
         let request = Request::decode(ADD).unwrap();
         let Request::SaAdd { sa } = request else { panic!() };
         drop(sa.validate().unwrap());
@@ -165,7 +100,7 @@ fn no_key_is_left_in_freed_memory() {
     assert_eq!(count, 0, "a request");
 
     // The whole way: client, socket, control thread, core, state, and back.
-    let count = freed_with_a_key(|| {
+    let count = freed_with_a_secret(|| {
         let state =
             StateConfig { file: dir.path().join("run/state"), key: KeyPlace::Directory(dir.path().join("key")) };
         let open = || Keeper::open(&state, 100, dpdk_rs::map_words).unwrap();

@@ -4,13 +4,14 @@
 //! moved into memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
+#[path = "../../../nf-core/tests/common/freed.rs"]
+mod freed;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use freed::{Looking, freed_on_purpose, freed_with_a_secret};
 use ikev2::config::Auth;
 use ikev2::crypto::cipher::{AesKey, IkeCipher};
 use ikev2::crypto::dh::{DhGroup, KeyExchange};
@@ -25,80 +26,32 @@ use support::{A, Net};
 /// The first octets of what is looked for.
 static MARKERS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-static FOUND: AtomicU64 = AtomicU64::new(0);
-static SHOW: AtomicBool = AtomicBool::new(true);
-
-thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Looking;
-
-impl Looking {
-    fn look(block: &[u8]) {
-        let count = COUNT.load(Relaxed);
-        if count == 0 || block.len() < 8 {
-            return;
-        }
-        let is_marker = |window: &[u8]| {
-            let word = window.try_into().map_or(0, u64::from_ne_bytes);
-            word != 0 && MARKERS.iter().take(count).any(|marker| marker.load(Relaxed) == word)
-        };
-        let Some(at) = block.windows(8).position(is_marker) else {
-            return;
-        };
-        // Whose it was is what one wants to know; what that allocates isn't looked at.
-        if INSIDE.replace(true) {
-            return;
-        }
-        FOUND.fetch_add(1, Relaxed);
-        if SHOW.load(Relaxed) {
-            let trace = std::backtrace::Backtrace::force_capture();
-            eprintln!("a block of {} octets is freed with a secret at {at}:\n{trace}", block.len());
-        }
-        INSIDE.set(false);
-    }
-}
-
-// SAFETY: every call goes to the system's allocator as it is. `realloc` is the trait's own: a new block, a copy, and the old
-// one freed by `dealloc`.
-unsafe impl GlobalAlloc for Looking {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Zeroed, so that all of it may be read when it is freed.
-        // SAFETY: the caller keeps to the contract of `alloc`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the block is the caller's, whole and initialised, until it is freed below.
-        Looking::look(unsafe { std::slice::from_raw_parts(memory, layout.size()) });
-        // SAFETY: the caller keeps to the contract of `dealloc`.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 #[global_allocator]
-static ALLOCATOR: Looking = Looking;
+static ALLOCATOR: Looking = Looking(|block| {
+    let count = COUNT.load(Relaxed);
+    let is_marker = |window: &[u8]| {
+        let word = window.try_into().map_or(0, u64::from_ne_bytes);
+        word != 0 && MARKERS.iter().take(count).any(|marker| marker.load(Relaxed) == word)
+    };
+    if count == 0 { None } else { block.windows(8).position(is_marker) }
+});
 
-/// Earlier work may have left something on the stack, which a moved value takes along in its padding: that is out of reach of
-/// whoever frees it.
-#[inline(never)]
-fn wipe_stack() {
-    std::hint::black_box([0u8; 512 << 10]);
-}
-
-/// Blocks with one of these beginnings in them that are freed while `work` runs.
-fn freed_with(secrets: &BTreeSet<u64>, work: impl FnOnce()) -> u64 {
+/// Has the allocator look for these beginnings of secrets while `work` runs.
+fn look_for<T>(secrets: &BTreeSet<u64>, work: impl FnOnce() -> T) -> T {
     assert!((1..=MARKERS.len()).contains(&secrets.len()), "{} secrets", secrets.len());
     for (marker, secret) in MARKERS.iter().zip(secrets) {
         marker.store(*secret, Relaxed);
     }
-    wipe_stack();
-    let before = FOUND.load(Relaxed);
     COUNT.store(secrets.len(), Relaxed);
-    work();
+    let found = work();
     COUNT.store(0, Relaxed);
-    FOUND.load(Relaxed) - before
+    found
+}
+
+/// Blocks with one of these beginnings in them that are freed while `work` runs.
+fn freed_with(secrets: &BTreeSet<u64>, work: impl FnOnce()) -> u64 {
+    look_for(secrets, || freed_with_a_secret(work))
 }
 
 fn beginning(secret: &[u8]) -> u64 {
@@ -138,9 +91,7 @@ fn child_keys(shared: &Secret) -> ChildKeys {
 #[test]
 fn no_secret_of_ike_is_left_in_freed_memory() {
     let psk = BTreeSet::from([beginning(PSK)]);
-    SHOW.store(false, Relaxed);
-    assert_eq!(freed_with(&psk, || drop(PSK.to_vec())), 1, "the allocator sees secrets");
-    SHOW.store(true, Relaxed);
+    assert_eq!(look_for(&psk, || freed_on_purpose(|| drop(PSK.to_vec()))), 1, "the allocator sees secrets");
 
     // What two sides agree on in each group.
     for group in DhGroup::ALL {
