@@ -193,6 +193,13 @@ fn the_agent_rekeys_its_ike_sa_and_loses_no_packet() {
     nothing_lost(ping, &inside, &head);
 }
 
+/// Traffic flows, by one tunnel on both sides, and nothing is left of those before.
+fn wait_one_tunnel(head: &HeadEnd, charon: &Charon, inside: &Capture, what: &str) {
+    wait_traffic(inside, what);
+    charon.wait_children(1);
+    wait_for("the old SAs to go", || (head.sas() == 1).then_some(()), || head.log());
+}
+
 /// nf-core and the agent are killed and started anew. Nobody helps.
 fn traffic_comes_back(change: impl FnOnce(&mut Connection), kills: &[&str]) {
     let lab = Lab::new();
@@ -212,9 +219,7 @@ fn traffic_comes_back(change: impl FnOnce(&mut Connection), kills: &[&str]) {
                 head.restart_agent(&lab);
             }
         }
-        wait_traffic(&inside, &format!("traffic after {kill} was killed"));
-        charon.wait_children(1);
-        wait_for("the old SAs to go", || (head.sas() == 1).then_some(()), || head.log());
+        wait_one_tunnel(&head, &charon, &inside, &format!("traffic after {kill} was killed"));
     }
     head.check_no_secret();
 }
@@ -245,9 +250,7 @@ fn an_agent_killed_in_the_middle_of_an_exchange_comes_back() {
             drop(asked);
         });
         head.restart_agent(&lab);
-        wait_traffic(&inside, &format!("traffic after a kill {delay_ms} ms into {args:?}"));
-        charon.wait_children(1);
-        wait_for("the old SAs to go", || (head.sas() == 1).then_some(()), || head.log());
+        wait_one_tunnel(&head, &charon, &inside, &format!("traffic after a kill {delay_ms} ms into {args:?}"));
     }
     head.check_no_secret();
 }
