@@ -5,6 +5,7 @@ mod actions;
 mod by_hand;
 mod ike;
 mod ike_daemon;
+mod reload;
 mod reports;
 
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use self::ike_daemon::DaemonSas;
 use super::daemon_link::{DaemonLink, DaemonNews};
 use super::install;
 use super::ledger::Ledger;
-use super::peers::Peer;
+use super::peers::Peers;
 use super::sad::{CoreNews, Sad};
 use super::tasks::{TaskId, Tasks};
 use crate::recovery::{Engine, IkeId, PeerId, Policy, Site, Trigger, Unknown, Verdict};
@@ -82,7 +83,7 @@ struct WaitingOutbound {
 
 /// See the module.
 pub struct Coordinator {
-    peers: Vec<Peer>,
+    peers: Peers,
     engine: Engine,
     endpoint: Endpoint,
     sad: Arc<Mutex<Sad>>,
@@ -103,7 +104,7 @@ impl Coordinator {
     /// A coordinator of these peers. The endpoint has their connections.
     pub fn new(
         now: Instant,
-        peers: Vec<Peer>,
+        peers: Peers,
         policy: Policy,
         endpoint: Endpoint,
         sad: Arc<Mutex<Sad>>,
@@ -283,9 +284,9 @@ impl Coordinator {
 
     /// The peer of that name, if IKE is spoken with it here, and its CHILD_SAs' lifetime.
     fn embedded(&self, name: &str) -> Option<(PeerId, Duration)> {
-        let place = self.peers.iter().position(|peer| peer.config.name == name && !peer.is_by_daemon())?;
-        let seconds = self.peers.get(place)?.config.lifetimes.child_s;
-        Some((PeerId(place), Duration::from_secs(seconds + seconds / 10)))
+        let id = self.peers.find(name)?;
+        let seconds = self.peers.get(id).filter(|peer| !peer.is_by_daemon())?.config.lifetimes.child_s;
+        Some((id, Duration::from_secs(seconds + seconds / 10)))
     }
 
     fn core_event(&mut self, now: Instant, event: EventReport) {
@@ -313,8 +314,8 @@ impl Coordinator {
                 tracing::info!(spi = %sa.spi, %from, %to, "ESP of an SA comes from another address or port");
             }
             EventReport::SaWanted { peer: Some(name), .. } => {
-                if let Some(place) = self.peers.iter().position(|peer| peer.config.name == name) {
-                    self.engine.sa_wanted(now, PeerId(place));
+                if let Some(peer) = self.peers.find(&name) {
+                    self.engine.sa_wanted(now, peer);
                 }
             }
             EventReport::Lost { count } => tracing::warn!(count, "events of nf-core were lost"),
@@ -397,6 +398,6 @@ impl Coordinator {
     }
 
     fn name(&self, peer: PeerId) -> &str {
-        self.peers.get(peer.0).map_or("unknown", |peer| peer.config.name.as_str())
+        self.peers.name(peer)
     }
 }

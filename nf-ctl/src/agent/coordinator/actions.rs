@@ -83,7 +83,7 @@ impl Coordinator {
 
     pub(super) fn initiate(&mut self, now: Instant, site: Site) {
         let purpose = Purpose::Recovery(site);
-        let Some(peer) = self.peers.get(site.peer.0) else {
+        let Some(peer) = self.peers.get(site.peer) else {
             return;
         };
         if let Some(problem) = peer.problem.clone() {

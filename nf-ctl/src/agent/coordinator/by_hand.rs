@@ -18,8 +18,8 @@ impl Coordinator {
     /// # Errors
     /// There is none; those that there are.
     pub fn find(&self, name: &str) -> Result<PeerId, String> {
-        self.peers.iter().position(|peer| peer.config.name == name).map(PeerId).ok_or_else(|| {
-            let names: Vec<&str> = self.peers.iter().map(|peer| peer.config.name.as_str()).collect();
+        self.peers.find(name).ok_or_else(|| {
+            let names: Vec<&str> = self.peers.iter().map(|(_, peer)| peer.config.name.as_str()).collect();
             match names.as_slice() {
                 [] => format!("there is no [[peer]] `{name}`: the agent's configuration has none"),
                 names => format!("there is no [[peer]] `{name}`; there are {}", names.join(", ")),

@@ -13,7 +13,7 @@ use super::{Coordinator, WaitingOutbound, lock};
 use crate::agent::install;
 use crate::agent::ledger::ChildEntry;
 use crate::agent::proto::{ChildReport, IkeReport};
-use crate::recovery::{IkeId, PeerId};
+use crate::recovery::IkeId;
 
 impl Coordinator {
     pub(super) fn ike_event(&mut self, now: Instant, event: Event) {
@@ -68,7 +68,7 @@ impl Coordinator {
     }
 
     pub(super) fn ike_up(&mut self, now: Instant, up: &IkeUp) {
-        let Some(peer) = self.peers.iter().position(|peer| peer.config.name == *up.connection) else {
+        let Some(peer) = self.peers.find(&up.connection) else {
             return;
         };
         let number = self.number(up.ike);
@@ -92,8 +92,8 @@ impl Coordinator {
             children: Vec::new(),
         };
         tracing::info!(peer = %up.connection, remote = %up.remote, id = %up.remote_id, ike = number.0, "IKE SA up");
-        self.ledger.ike_up(number, PeerId(peer), now, report);
-        self.engine.ike_up(now, number, PeerId(peer), up.remote);
+        self.ledger.ike_up(number, peer, now, report);
+        self.engine.ike_up(now, number, peer, up.remote);
     }
 
     pub(super) fn child_up(&mut self, now: Instant, child: &ChildUp) {
@@ -107,7 +107,7 @@ impl Coordinator {
             // Once nf-core is back it is found to be missing there.
             tracing::warn!(peer = %child.connection, %spi, "nf-core doesn't take the inbound SA: {why}");
         }
-        let lifetime_s = self.peers.iter().find(|peer| peer.config.name == *child.connection);
+        let peer = self.peers.find(&child.connection).and_then(|peer| self.peers.get(peer));
         let shown = |list: &[IpSelector]| install::selectors(list).unwrap_or_else(|why| vec![why]);
         let report = ChildReport {
             inbound_spi: spi,
@@ -118,7 +118,7 @@ impl Coordinator {
             local_ts: shown(&child.local_ts),
             remote_ts: shown(&child.remote_ts),
             age_s: 0,
-            lifetime_s: lifetime_s.map_or(0, |peer| peer.config.lifetimes.child_s),
+            lifetime_s: peer.map_or(0, |peer| peer.config.lifetimes.child_s),
             used: false,
         };
         tracing::info!(peer = %child.connection, %spi, replaces = ?child.replaces, "CHILD_SA up");

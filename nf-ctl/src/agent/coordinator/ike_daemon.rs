@@ -21,7 +21,7 @@ pub(super) struct DaemonSas {
 
 impl Coordinator {
     pub(super) fn is_by_daemon(&self, peer: PeerId) -> bool {
-        self.peers.get(peer.0).is_some_and(Peer::is_by_daemon)
+        self.peers.get(peer).is_some_and(Peer::is_by_daemon)
     }
 
     pub(super) fn daemon_ike(&self, peer: PeerId) -> Option<&backend::IkeSa> {
@@ -29,7 +29,7 @@ impl Coordinator {
     }
 
     pub(super) fn daemon_initiation(&self, peer: PeerId) -> Job {
-        let connection = self.peers.get(peer.0).map_or("", Peer::connection);
+        let connection = self.peers.get(peer).map_or("", Peer::connection);
         Job::Initiate { connection: connection.to_owned() }
     }
 
@@ -63,8 +63,9 @@ impl Coordinator {
         let usable =
             |sa: &backend::IkeSa| matches!(sa.state, backend::IkeState::Established | backend::IkeState::Rekeying);
         for sa in list.into_iter().filter(usable) {
-            let peer = self.peers.iter().position(|peer| peer.is_by_daemon() && peer.connection() == sa.connection);
-            let Some(peer) = peer.map(PeerId) else {
+            let mut peers = self.peers.iter();
+            let of = peers.find(|(_, peer)| peer.is_by_daemon() && peer.connection() == sa.connection);
+            let Some((peer, _)) = of else {
                 continue;
             };
             let known = before.iter().find(|(_, _, old)| old.spis == sa.spis);

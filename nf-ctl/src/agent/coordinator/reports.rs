@@ -19,8 +19,8 @@ impl Coordinator {
 
     /// The peers.
     pub fn peer_reports(&self) -> Vec<PeerReport> {
-        let reports = self.peers.iter().enumerate().map(|(place, peer)| {
-            let ikes = self.ike_reports_of(PeerId(place), Instant::now());
+        let reports = self.peers.iter().map(|(id, peer)| {
+            let ikes = self.ike_reports_of(id, Instant::now());
             PeerReport {
                 peer: peer.config.name.clone(),
                 kind: peer.config.kind.to_string(),
@@ -43,7 +43,7 @@ impl Coordinator {
     pub fn ike_reports(&self, peer: Option<PeerId>, now: Instant) -> Vec<IkeReport> {
         match peer {
             Some(peer) => self.ike_reports_of(peer, now),
-            None => (0..self.peers.len()).flat_map(|place| self.ike_reports_of(PeerId(place), now)).collect(),
+            None => self.peers.iter().flat_map(|(id, _)| self.ike_reports_of(id, now)).collect(),
         }
     }
 
