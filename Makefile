@@ -30,7 +30,7 @@ throughput: build     ## the highest rate without loss, by frame size, over virt
 	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg
 
 bench-recovery: deps-test ## how long a black hole lasts (root, minutes)
-	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
+	$(CARGO) test --workspace --test bench_recovery -- --ignored --nocapture
 
 bench-attack: deps-test ## valid traffic and the control socket under attacks (two minutes)
 	ATTACK_FRAMES=$${ATTACK_FRAMES:-100000} ATTACK_PPS=$${ATTACK_PPS:-20000} \
@@ -56,7 +56,7 @@ deny:                 ## licences, duplicates, sources and advisories of the dep
 
 HOURS ?= 1
 soak:                 ## SAs that come and go under traffic, for HOURS; memory, files and packet buffers stay as they are
-	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test -p nf-ctl --test daemon soak -- --nocapture
+	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test --workspace --test daemon soak -- --nocapture
 
 MINUTES ?= 1
 fuzz:                 ## every fuzz target for MINUTES (needs cargo-fuzz)
