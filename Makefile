@@ -59,7 +59,7 @@ soak:                 ## SAs that come and go under traffic, for HOURS; memory, 
 	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test --workspace --test daemon soak -- --nocapture
 
 MINUTES ?= 1
-fuzz:                 ## every fuzz target for MINUTES (needs cargo-fuzz)
+fuzz: deps-test       ## every fuzz target for MINUTES
 	FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) scripts/fuzz.sh
 
 deps:                 ## install the Debian packages that building needs
@@ -72,6 +72,7 @@ lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path dpdk-rs/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p nf-core --no-default-features --features instructions --all-targets -- -D warnings
 
