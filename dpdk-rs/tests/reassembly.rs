@@ -1,6 +1,6 @@
 //! Fragments in any order, missing, repeated, overlapping and malicious.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 /// What the fuzz target holds true.
 #[path = "../fuzz/src/check.rs"]

@@ -183,7 +183,7 @@ pub fn reassembly(eal: Eal, pool: &Mempool, octets: &[u8]) -> Seen {
             }
         }
         seen.dead += bury(&mut table, &mut held).len();
-        assert_eq!(pool.in_use() as usize, held.values().map(Vec::len).sum::<usize>(), "a buffer is missing");
+        assert_eq!(pool.in_use(), held.values().map(Vec::len).sum::<usize>(), "a buffer is missing");
     }
     table.expire(Tsc(u64::MAX));
     seen.dead += bury(&mut table, &mut held).len();
