@@ -98,7 +98,8 @@ fn one_that_goes_is_deleted_with_its_children() {
 
 #[test]
 fn one_with_other_terms_is_negotiated_anew() {
-    let changes: [(&str, fn(&mut Connection)); 7] = [
+    type Change = fn(&mut Connection);
+    let changes: [(&str, Change); 7] = [
         ("secret", |connection| connection.auth = psk("another secret")),
         ("identity", |connection| {
             let of_a = connection.name == "b";
