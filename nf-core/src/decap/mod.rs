@@ -41,7 +41,7 @@ use crate::sa::spec::Encap;
 use crate::sa::table::{Lookup, Probe, SaTable};
 use crate::stage::Stage;
 use crate::types::{SeqNo, Spi};
-use crate::wire::{Headers, IpVersion};
+use crate::wire::{Headers, IpVersion, ipv4};
 
 /// The decapsulation plugin.
 pub struct DecapPlugin;
@@ -137,37 +137,63 @@ fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admi
     core.watch.lap(Stage::Strip, runs.lanes().len());
 }
 
-/// What an SA is looked up by. The addresses as numbers: an [`IpAddr`] that has just been made is compared octet by octet
-/// in memory, and the CPU waits for what it wrote there.
+/// What an SA is looked up by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Wanted {
     spi: Spi,
-    version: IpVersion,
-    dst: u128,
-    src: u128,
+    ends: Ends,
+}
+
+/// The two ends of an outer packet. Those of IPv4 are compared as a number: an [`IpAddr`] that has just been made is compared
+/// octet by octet in memory, and the CPU waits for what it wrote there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    V4(ipv4::Addresses),
+    V6 { src: IpAddr, dst: IpAddr },
 }
 
 impl Wanted {
     #[inline]
     fn by(packet: &Packet<'_>) -> Option<Wanted> {
         let headers = packet.headers();
-        let spi = headers.spi()?;
-        if let Some(v4) = headers.v4() {
-            let (dst, src) = (v4.dst.to_bits().into(), v4.src.to_bits().into());
-            return Some(Wanted { spi, version: IpVersion::V4, dst, src });
+        let ends = match headers.v4() {
+            Some(addresses) => Ends::V4(addresses),
+            None => Ends::V6 { src: packet.outer_src()?, dst: packet.outer_dst()? },
+        };
+        Some(Wanted { spi: headers.spi()?, ends })
+    }
+
+    /// Whether a packet is of IPv4 and wants the same.
+    #[inline(always)]
+    fn is_of(&self, headers: Headers) -> bool {
+        let Ends::V4(addresses) = self.ends else {
+            return false;
+        };
+        headers.v4().is_some_and(|its| its.word() == addresses.word()) && headers.spi() == Some(self.spi)
+    }
+
+    #[inline]
+    fn version(&self) -> IpVersion {
+        match self.ends {
+            Ends::V4(_) => IpVersion::V4,
+            Ends::V6 { .. } => IpVersion::V6,
         }
-        let (dst, src) = (hash::bits(packet.outer_dst()?), hash::bits(packet.outer_src()?));
-        Some(Wanted { spi, version: IpVersion::V6, dst, src })
     }
 
     #[inline]
     fn dst(&self) -> IpAddr {
-        self.version.address(self.dst)
+        match self.ends {
+            Ends::V4(addresses) => addresses.dst().into(),
+            Ends::V6 { dst, .. } => dst,
+        }
     }
 
     #[inline]
     fn src(&self) -> IpAddr {
-        self.version.address(self.src)
+        match self.ends {
+            Ends::V4(addresses) => addresses.src().into(),
+            Ends::V6 { src, .. } => src,
+        }
     }
 }
 
@@ -183,7 +209,14 @@ struct Flow<'s> {
 fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, lanes: Lanes, runs: &mut Runs<'s>) {
     let mut flows = ArrayVec::<Flow<'s>, BURST>::new();
     for lane in lanes {
-        let Some(wanted) = Wanted::by(batch.packet(lane)) else {
+        let packet = batch.packet(lane);
+        if let Some(flow) = flows.last_mut()
+            && flow.wanted.is_of(packet.headers())
+        {
+            flow.lanes.insert(lane);
+            continue;
+        }
+        let Some(wanted) = Wanted::by(packet) else {
             batch.drop(lane, DropReason::EspTruncated);
             continue;
         };
@@ -220,7 +253,7 @@ fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: Wanted) -> Result<&'s
     match sad.resolve(probe, spi, wanted.dst(), wanted.src()) {
         Lookup::Found(sa) => Ok(sa),
         Lookup::Larval(reservation) => Err(Stop::Hold(reservation)),
-        Lookup::Deleted => Err(wanted.version.choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6).into()),
+        Lookup::Deleted => Err(wanted.version().choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6).into()),
         Lookup::Unknown => Err(Stop::Unknown),
     }
 }
@@ -231,7 +264,7 @@ fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: Wan
     if let Some(packets) = core.limiter.offer(core.now, wanted.src(), wanted.dst(), wanted.spi) {
         tell_unknown(core, batch.packet(lane), packets, wanted);
     }
-    batch.drop(lane, wanted.version.choose(DropReason::UnknownSpiV4, DropReason::UnknownSpiV6));
+    batch.drop(lane, wanted.version().choose(DropReason::UnknownSpiV4, DropReason::UnknownSpiV6));
 }
 
 #[cold]
