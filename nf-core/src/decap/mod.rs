@@ -26,10 +26,9 @@ use self::runs::{Admitted, AdmittedByLane, Run, Runs};
 use crate::batch::Batch;
 use crate::core::CoreCx;
 use crate::counters::Consumed;
-use crate::crypto::OpenJob;
+use crate::crypto::{Layout, OpenJob};
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
-use crate::hash;
 use crate::lanes::{BURST, Lane, Lanes};
 use crate::lookaside::{Opened, Ticket, Verdict};
 use crate::packet::Packet;
@@ -122,8 +121,10 @@ fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admi
     core.watch.lap(Stage::Commit, authentic);
     let mut inner = Lanes::NONE;
     for Run { sa, lanes } in runs.iter() {
+        let usual = strip::Usual::of(sa);
         for lane in *lanes {
-            match strip::strip(batch.packet_mut(lane), sa, admitted.of(lane).payload_len as usize) {
+            let payload_len = admitted.of(lane).payload_len as usize;
+            match strip::strip(batch.packet_mut(lane), sa, usual.as_ref(), payload_len) {
                 Ok(strip::Stripped::Inner) => inner.insert(lane),
                 Ok(strip::Stripped::Dummy) => batch.consume(lane, Consumed::Dummy),
                 Err(why) => {
@@ -287,14 +288,19 @@ fn tell_unknown(core: &mut CoreCx<'_>, packet: &Packet<'_>, packets: u32, wanted
 /// Stage 2: what can be said of an SA's packets before anything is spent on them.
 fn admit(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, admitted: &mut AdmittedByLane) {
     let sa = run.sa;
+    let (layout, is_over, window) = (sa.layout, sa.phase().is_over(), sa.window.now());
     for lane in run.lanes {
         let headers = batch.packet(lane).headers();
-        let outcome = usable(sa, headers).and_then(|payload_len| {
+        let admit = || {
+            let payload_len = payload_len(layout, headers)?;
+            if is_over {
+                return Err(over(headers));
+            }
             let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
-            let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
+            let seq = window.check(low).map_err(|refused| replayed(core, sa, refused))?;
             Ok(Admitted { seq, payload_len })
-        });
-        match outcome {
+        };
+        match admit() {
             Ok(it) => admitted.set(lane, it),
             Err(why) => {
                 run.lanes.remove(lane);
@@ -304,15 +310,17 @@ fn admit(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, admitted: 
     }
 }
 
-/// Octets of the payload of a packet that the SA may still take.
+/// Octets of a packet's payload.
 #[inline(always)]
-fn usable(sa: &Sa, headers: Headers) -> Result<u32, DropReason> {
-    let payload = sa.layout.payload_range(headers.esp_range().len()).ok_or(DropReason::PadOrLength)?;
-    if sa.phase().is_over() {
-        let v6 = headers.version() == Some(IpVersion::V6);
-        return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 });
-    }
+fn payload_len(layout: Layout, headers: Headers) -> Result<u32, DropReason> {
+    let payload = layout.payload_range(headers.esp_range().len()).ok_or(DropReason::PadOrLength)?;
     Ok(payload.len() as u32)
+}
+
+/// Why a packet is dropped whose SA may take none any more.
+#[cold]
+fn over(headers: Headers) -> DropReason {
+    headers.version().unwrap_or(IpVersion::V4).choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6)
 }
 
 #[inline(never)]
@@ -356,7 +364,8 @@ pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[O
     for (lane, Opened { ticket, verdict }) in batch.lanes().into_iter().zip(opened) {
         let Ticket { sa, seq, headers, .. } = ticket;
         let outcome = match verdict {
-            Verdict::Authentic => usable(sa, *headers),
+            Verdict::Authentic if sa.phase().is_over() => Err(over(*headers)),
+            Verdict::Authentic => payload_len(sa.layout, *headers),
             Verdict::Forged => {
                 sa.counters(core.id).auth_failed.add(1);
                 Err(DropReason::AuthFailed)
@@ -412,26 +421,29 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted:
 fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
     for run in runs.iter_mut() {
         let (sa, lanes) = (run.sa, run.lanes);
-        let seqs: ArrayVec<SeqNo, BURST> = lanes.map(|lane| admitted.of(lane).seq).collect();
-        sa.window.commit_run(&seqs, |index, why| {
+        sa.window.commit_run(lanes.map(|lane| admitted.of(lane).seq), |index, why| {
             if let Some(lane) = lanes.into_iter().nth(index) {
                 run.lanes.remove(lane);
                 batch.drop(lane, replayed(core, sa, why));
             }
         });
-        let (mut octets, mut newest) = (0, None);
+        let Some(first) = run.lanes.into_iter().next() else {
+            continue;
+        };
+        let (mut octets, mut newest) = (0, (admitted.of(first).seq, first));
         for lane in run.lanes {
             let Admitted { seq, payload_len } = admitted.of(lane);
             octets += u64::from(payload_len);
-            newest = newest.filter(|(newest, _)| *newest > seq).or(Some((seq, lane)));
+            if seq >= newest.0 {
+                newest = (seq, lane);
+            }
         }
         let counters = sa.counters(core.id);
         counters.packets.add(run.lanes.len() as u64);
         counters.octets.add(octets);
-        if let Some((newest, lane)) = newest {
-            sa.raise_mark(newest);
-            tell(core, batch.packet(lane), sa, newest);
-        }
+        let (newest, lane) = newest;
+        sa.raise_mark(newest);
+        tell(core, batch.packet(lane), sa, newest);
     }
 }
 

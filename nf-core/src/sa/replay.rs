@@ -27,7 +27,7 @@
 //!
 //! * Words: the argument above needs only that a compare-exchange sees the newest value of *its* word, and a
 //!   read-modify-write does so under every ordering. A set bit publishes no other memory, so there is nothing to release
-//!   or to acquire. A stale load in [`ReplayWindow::check`] can only let pass what the commit then refuses.
+//!   or to acquire. A stale load in [`WindowNow::check`] can only let pass what the commit then refuses.
 //! * Head: it only grows, by `fetch_max`. A core that reads an old head tests against a window that lies further left
 //!   than the newest. It may accept a late packet that was never accepted before, as if that packet had come a moment
 //!   earlier; the words still refuse a second one. The high half is inferred from a head that lags by the few packets
@@ -186,39 +186,20 @@ impl ReplayWindow {
         (!self.is_off()).then_some(SeqNo(self.last))
     }
 
-    /// Before decryption: completes the number on the wire and refuses what is certainly a replay or too old.
-    ///
-    /// With ESN the high half is inferred as RFC 4303 A2.2 says; before the first packet it is 0. A number that would
-    /// have come before 0 is too old. When the window is off nothing is refused, and with ESN the number nearest to the
-    /// head is taken.
-    ///
-    /// `Ok` promises nothing: the packet may still be forged, or another core may commit its number first. Authenticate
-    /// it under the returned number, then [`commit`](Self::commit) that number.
+    /// The window as it is now, for the first look at a burst's numbers: the head is read once for all of them.
+    #[inline]
+    pub fn now(&self) -> WindowNow<'_> {
+        WindowNow { window: self, head: self.head.load(Ordering::Relaxed) }
+    }
+
+    /// As [`WindowNow::check`], of one number.
     ///
     /// # Errors
     ///
     /// [`Refused`]: drop the packet.
     #[inline]
     pub fn check(&self, low: u32) -> Result<SeqNo, Refused> {
-        let head = self.head.load(Ordering::Relaxed);
-        let inferred = self.infer(head, low);
-        if self.is_off() {
-            // No such number on this side of 0 or 2^64: the head's own high half is as near as it gets.
-            return Ok(SeqNo(inferred.unwrap_or(head & !u64::from(u32::MAX) | u64::from(low))));
-        }
-        let seq = inferred.ok_or(Refused::TooOld)?;
-        if seq < self.lowest(head) || seq > self.last {
-            return Err(Refused::TooOld);
-        }
-        if seq <= head {
-            let block = block_of(seq);
-            let word = self.word(block).load(Ordering::Relaxed);
-            let seen = self.seen(word, block).ok_or(Refused::TooOld)?;
-            if seen & packet_bit(seq) != 0 {
-                return Err(Refused::Duplicate);
-            }
-        }
-        Ok(SeqNo(seq))
+        self.now().check(low)
     }
 
     /// After authentication: marks the number as received, and moves the window if it is the highest.
@@ -229,7 +210,7 @@ impl ReplayWindow {
     #[inline]
     pub fn commit(&self, seq: SeqNo) -> Result<(), Refused> {
         let mut verdict = Ok(());
-        self.commit_run(&[seq], |_, why| verdict = Err(why));
+        self.commit_run([seq], |_, why| verdict = Err(why));
         verdict
     }
 
@@ -240,16 +221,25 @@ impl ReplayWindow {
     /// block of 16 share one compare-exchange and the head is moved once. Several cores can afford to share a window
     /// only thanks to that.
     #[inline]
-    pub fn commit_run(&self, seqs: &[SeqNo], mut refused: impl FnMut(usize, Refused)) {
+    pub fn commit_run<I>(&self, seqs: I, mut refused: impl FnMut(usize, Refused))
+    where
+        I: IntoIterator<Item = SeqNo, IntoIter: Clone>,
+    {
+        let mut left = seqs.into_iter();
         let head_before = self.head.load(Ordering::Relaxed);
         let mut head = head_before;
         if self.is_off() {
-            head = seqs.iter().fold(head, |head, seq| head.max(seq.0));
+            head = left.fold(head, |head, seq| head.max(seq.0));
         } else {
-            let mut start = 0;
-            for run in seqs.chunk_by(|a, b| block_of(a.0) == block_of(b.0)) {
-                head = self.commit_block(head, run, |index, why| refused(start + index, why));
-                start += run.len();
+            let mut index = 0;
+            let mut next = left.next();
+            while let Some(first) = next {
+                let mut asked = Asked { block: block_of(first.0), bits: packet_bit(first.0), count: 1 };
+                let behind_first = left.clone();
+                next = left.find(|seq| !asked.takes(*seq));
+                let run = std::iter::once(first).chain(behind_first).take(asked.count);
+                head = self.commit_block(head, &asked, run, |nth, why| refused(index + nth, why));
+                index += asked.count;
             }
         }
         if head > head_before {
@@ -273,24 +263,29 @@ impl ReplayWindow {
         }
     }
 
-    /// Commits numbers of one block against a window that ends at `head`; returns the head after them.
+    /// Commits numbers of one block, which are those of `run`, against a window that ends at `head`; returns the head after
+    /// them.
     ///
     /// The head may move while the run is judged, yet never so far that it decides about a number of the same block:
     /// such a head lies in that block, and the window spans two blocks at least.
     #[inline]
-    fn commit_block(&self, head: u64, run: &[SeqNo], mut refused: impl FnMut(usize, Refused)) -> u64 {
-        let Some(first) = run.first() else { return head };
-        let block = block_of(first.0);
-        let asked = run.iter().fold(0, |bits, seq| bits | packet_bit(seq.0));
+    fn commit_block(
+        &self,
+        head: u64,
+        asked: &Asked,
+        run: impl Iterator<Item = SeqNo>,
+        refused: impl FnMut(usize, Refused),
+    ) -> u64 {
+        let block = asked.block;
         let in_window = self.in_window(head, block);
         let word = self.word(block);
         let mut current = word.load(Ordering::Relaxed);
-        let (in_window, mut fresh) = loop {
+        let (in_window, fresh) = loop {
             let Some(seen) = self.seen(current, block) else {
                 // Another core has moved the window past the block, and `head` did not tell yet.
                 break (0, 0);
             };
-            let fresh = asked & in_window & !seen;
+            let fresh = asked.bits & in_window & !seen;
             if fresh == 0 {
                 break (in_window, 0);
             }
@@ -304,18 +299,8 @@ impl ReplayWindow {
             Some(highest) => head.max(block << BLOCK_SHIFT | u64::from(highest)),
             None => head,
         };
-        if fresh.count_ones() as usize == run.len() {
-            return head;
-        }
-        for (index, seq) in run.iter().enumerate() {
-            let bit = packet_bit(seq.0);
-            if in_window & bit == 0 {
-                refused(index, Refused::TooOld);
-            } else if fresh & bit == 0 {
-                refused(index, Refused::Duplicate);
-            }
-            // The first packet with this number took it; a second one in the same run is a duplicate.
-            fresh &= !bit;
+        if fresh.count_ones() as usize != asked.count {
+            refuse(run, in_window, fresh, refused);
         }
         head
     }
@@ -397,6 +382,94 @@ impl ReplayWindow {
     }
 }
 
+/// The window as it was when a core looked at it.
+#[derive(Clone, Copy)]
+pub struct WindowNow<'w> {
+    window: &'w ReplayWindow,
+    head: u64,
+}
+
+impl WindowNow<'_> {
+    /// Before decryption: completes the number on the wire and refuses what is certainly a replay or too old.
+    ///
+    /// With ESN the high half is inferred as RFC 4303 A2.2 says; before the first packet it is 0. A number that would
+    /// have come before 0 is too old. When the window is off nothing is refused, and with ESN the number nearest to the
+    /// head is taken.
+    ///
+    /// `Ok` promises nothing: the packet may still be forged, or another core may commit its number first. Authenticate
+    /// it under the returned number, then [`commit`](ReplayWindow::commit) that number.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: drop the packet.
+    #[inline(always)]
+    pub fn check(self, low: u32) -> Result<SeqNo, Refused> {
+        match self.window.infer(self.head, low) {
+            // Nearly all are newer than all before.
+            Some(seq) if seq > self.head && seq <= self.window.last => Ok(SeqNo(seq)),
+            inferred => self.check_older(inferred, low),
+        }
+    }
+
+    /// As [`Self::check`], where the number isn't newer than the head.
+    #[inline(never)]
+    fn check_older(self, inferred: Option<u64>, low: u32) -> Result<SeqNo, Refused> {
+        let WindowNow { window, head } = self;
+        if window.is_off() {
+            // No such number on this side of 0 or 2^64: the head's own high half is as near as it gets.
+            return Ok(SeqNo(inferred.unwrap_or(head & !u64::from(u32::MAX) | u64::from(low))));
+        }
+        let seq = inferred.ok_or(Refused::TooOld)?;
+        if seq < window.lowest(head) || seq > window.last {
+            return Err(Refused::TooOld);
+        }
+        if seq <= head {
+            let block = block_of(seq);
+            let word = window.word(block).load(Ordering::Relaxed);
+            let seen = window.seen(word, block).ok_or(Refused::TooOld)?;
+            if seen & packet_bit(seq) != 0 {
+                return Err(Refused::Duplicate);
+            }
+        }
+        Ok(SeqNo(seq))
+    }
+}
+
+/// Neighbours of a run whose numbers lie in one block.
+struct Asked {
+    block: u64,
+    bits: u64,
+    count: usize,
+}
+
+impl Asked {
+    /// Takes the next number, if it lies in the block.
+    #[inline(always)]
+    fn takes(&mut self, seq: SeqNo) -> bool {
+        let is_in = block_of(seq.0) == self.block;
+        if is_in {
+            self.bits |= packet_bit(seq.0);
+            self.count += 1;
+        }
+        is_in
+    }
+}
+
+/// Tells which numbers of a block were not accepted, where `fresh` are those that were.
+#[cold]
+fn refuse(run: impl Iterator<Item = SeqNo>, in_window: u64, mut fresh: u64, mut refused: impl FnMut(usize, Refused)) {
+    for (index, seq) in run.enumerate() {
+        let bit = packet_bit(seq.0);
+        if in_window & bit == 0 {
+            refused(index, Refused::TooOld);
+        } else if fresh & bit == 0 {
+            refused(index, Refused::Duplicate);
+        }
+        // The first packet with this number took it; a second one in the same run is a duplicate.
+        fresh &= !bit;
+    }
+}
+
 /// The block that a number lies in.
 #[inline]
 const fn block_of(seq: u64) -> u64 {
@@ -438,7 +511,7 @@ mod tests {
 
     fn verdicts(window: &ReplayWindow, seqs: &[SeqNo]) -> Vec<Result<(), Refused>> {
         let mut verdicts = vec![Ok(()); seqs.len()];
-        window.commit_run(seqs, |index, why| verdicts[index] = Err(why));
+        window.commit_run(seqs.iter().copied(), |index, why| verdicts[index] = Err(why));
         verdicts
     }
 
