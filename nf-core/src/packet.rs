@@ -23,6 +23,8 @@ pub struct Packet<'p> {
     headers: Headers,
     macs: MacPair,
     content: Content,
+    /// What is in it, as far as `content` says so. Beside that and not within it: so a new packet is made of constants alone.
+    decapsulated: Decapsulated,
     /// Where it goes next.
     hop: Option<Hop>,
     /// Octets of the largest IP packet in which it may leave, whatever the port's MTU.
@@ -37,14 +39,14 @@ pub struct Packet<'p> {
 const _: () = assert!(size_of::<Packet<'_>>() == 128);
 
 /// What is in a packet that is to be forwarded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Content {
     /// Not known, or not to be forwarded.
     Unknown,
     /// Set by decapsulation: what came out.
-    Decapsulated(Decapsulated),
+    Decapsulated,
     /// Set by forwarding, of packets that aren't decapsulated: the packet that passes through.
-    Transit(Inner),
+    Transit,
 }
 
 /// What decapsulation learned of a packet.
@@ -88,6 +90,7 @@ impl<'p> Packet<'p> {
             headers: Headers::default(),
             macs: MacPair::default(),
             content: Content::Unknown,
+            decapsulated: Decapsulated { spi: Spi(0), inner: Inner::NONE, for_host: false },
             hop: None,
             mtu: u16::MAX,
             may_leave_unprotected: false,
@@ -172,10 +175,7 @@ impl<'p> Packet<'p> {
     /// What decapsulation learned, once it is done.
     #[inline]
     pub fn decapsulated(&self) -> Option<&Decapsulated> {
-        match &self.content {
-            Content::Decapsulated(decapsulated) => Some(decapsulated),
-            Content::Transit(_) | Content::Unknown => None,
-        }
+        (self.content == Content::Decapsulated).then_some(&self.decapsulated)
     }
 
     /// The source address of the IP header that the frame was received with.
@@ -205,18 +205,14 @@ impl<'p> Packet<'p> {
     /// Notes the outcome of decapsulation. From here on [`Packet::data`] begins with the inner packet's IP header.
     #[inline]
     pub fn set_decapsulated(&mut self, outcome: Decapsulated) {
-        self.content = Content::Decapsulated(outcome);
+        (self.content, self.decapsulated) = (Content::Decapsulated, outcome);
         self.inner_at = self.start;
     }
 
     /// The packet that is forwarded: what came out of a tunnel, or what passes through; none before the gate egress.
     #[inline]
     pub fn inner(&self) -> Option<&Inner> {
-        match &self.content {
-            Content::Decapsulated(decapsulated) => Some(&decapsulated.inner),
-            Content::Transit(inner) => Some(inner),
-            Content::Unknown => None,
-        }
+        (self.content != Content::Unknown).then_some(&self.decapsulated.inner)
     }
 
     /// Lets the frame begin with the IP header of a packet that passes through, without what lies behind its end.
@@ -225,7 +221,7 @@ impl<'p> Packet<'p> {
         let at = self.headers.l3();
         let inner = Inner::parse(self.data().get(at..).unwrap_or_default())?;
         self.narrow(at..at + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
-        self.content = Content::Transit(inner);
+        (self.content, self.decapsulated.inner) = (Content::Transit, inner);
         self.inner_at = self.start;
         Ok(inner)
     }

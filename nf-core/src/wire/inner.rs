@@ -27,6 +27,18 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Stands for a packet that is not known yet.
+    pub(crate) const NONE: Inner = Inner {
+        version: IpVersion::V4,
+        tos: 0,
+        protocol: 0,
+        fragment: false,
+        shows_ports: false,
+        l4: 0,
+        total_len: 0,
+        v4: ipv4::Addresses::NONE,
+    };
+
     /// Reads the packet at the front of `octets`; what lies behind its end doesn't matter (RFC 4303 2.7).
     ///
     /// # Errors
@@ -167,7 +179,7 @@ impl Inner {
             shows_ports: chain.end == ChainEnd::UpperLayer,
             l4: chain.at as u32,
             total_len: total_len as u32,
-            v4: ipv4::Addresses::default(),
+            v4: ipv4::Addresses::NONE,
         })
     }
 }

@@ -42,6 +42,9 @@ const ADDRESSES_LEN: usize = 8;
 pub(crate) struct Addresses([u8; ADDRESSES_LEN]);
 
 impl Addresses {
+    /// In the place of those that a packet of another version has.
+    pub(crate) const NONE: Addresses = Addresses([0; ADDRESSES_LEN]);
+
     #[inline(always)]
     pub(crate) fn of(header: &[u8; MIN_HEADER_LEN]) -> Addresses {
         Addresses(header.last_chunk().copied().unwrap_or_default())
