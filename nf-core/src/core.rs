@@ -420,10 +420,10 @@ fn parse(batch: &mut Batch<'_>) -> Lanes {
 /// Books consumed and dropped packets; gives the lanes of the dropped ones.
 fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
     let mut dropped = Lanes::NONE;
+    // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
+    batch.pending().for_each(|lane| batch.drop(lane, DropReason::Plugin));
     for lane in batch.lanes() - batch.sent() {
         let octets = batch.packet(lane).received_octets() as u64;
-        // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
-        batch.drop(lane, DropReason::Plugin);
         match batch.fate(lane) {
             Fate::Dropped(why) => {
                 counters.drops(why).add(1, octets);
