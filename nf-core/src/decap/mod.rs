@@ -430,16 +430,17 @@ fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, adm
         let Some(first) = run.lanes.into_iter().next() else {
             continue;
         };
-        let (mut octets, mut newest) = (0, (admitted.of(first).seq, first));
+        let (mut packets, mut octets, mut newest) = (0, 0, (admitted.of(first).seq, first));
         for lane in run.lanes {
             let Admitted { seq, payload_len } = admitted.of(lane);
+            packets += 1;
             octets += u64::from(payload_len);
             if seq >= newest.0 {
                 newest = (seq, lane);
             }
         }
         let counters = sa.counters(core.id);
-        counters.packets.add(run.lanes.len() as u64);
+        counters.packets.add(packets);
         counters.octets.add(octets);
         let (newest, lane) = newest;
         sa.raise_mark(newest);
