@@ -402,12 +402,10 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted:
             work.push(OpenJob::new(esp, admitted.of(lane).seq.high()));
         }
         run.sa.opener.open_burst(&mut work);
-        let mut forged = Lanes::NONE;
-        for (lane, work) in run.lanes.zip(&work) {
-            if !work.opened() {
-                forged.insert(lane);
-            }
+        if work.iter().all(OpenJob::opened) {
+            continue;
         }
+        let forged: Lanes = run.lanes.zip(&work).filter(|(_, work)| !work.opened()).map(|(lane, _)| lane).collect();
         drop(work);
         run.lanes -= forged;
         for lane in forged {
