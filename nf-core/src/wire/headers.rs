@@ -166,15 +166,40 @@ impl Headers {
     }
 }
 
+/// What is known of an IPv4 header's checksum before the header is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeaderChecksum {
+    /// Nothing: it is summed.
+    Unknown,
+    /// It is right: the port has found so, or this host has just made it.
+    Verified,
+}
+
+impl HeaderChecksum {
+    #[inline(always)]
+    fn is_valid(self, header: &[u8]) -> bool {
+        self == HeaderChecksum::Verified || checksum::is_valid(header)
+    }
+}
+
 /// Reads a frame's headers.
 ///
 /// # Errors
 /// The reason under which to drop a frame that is cut short or lies about its lengths.
 #[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Headers, DropReason> {
-    match parse_common(frame) {
+    parse_with(frame, HeaderChecksum::Unknown)
+}
+
+/// As [`parse`], with what is known of the checksum.
+///
+/// # Errors
+/// As [`parse`].
+#[inline(always)]
+pub fn parse_with(frame: &[u8], checksum: HeaderChecksum) -> Result<Headers, DropReason> {
+    match parse_common(frame, checksum) {
         Some(headers) => Ok(headers),
-        None => parse_any(frame),
+        None => parse_any(frame, checksum),
     }
 }
 
@@ -186,7 +211,7 @@ const COMMON_UDP_LEN: usize = COMMON_LEN + udp::HEADER_LEN;
 /// The headers of what nearly all frames are: Ethernet without tags, IPv4 without options, whole, sound, and ESP behind it
 /// or behind UDP. None for anything else, which [`parse_any`] then looks at from the beginning: it alone tells faults.
 #[inline(always)]
-fn parse_common(frame: &[u8]) -> Option<Headers> {
+fn parse_common(frame: &[u8], checksum: HeaderChecksum) -> Option<Headers> {
     use ipv4::field;
     const L3: usize = ethernet::HEADER_LEN;
     const L4: usize = L3 + ipv4::MIN_HEADER_LEN;
@@ -201,7 +226,7 @@ fn parse_common(frame: &[u8]) -> Option<Headers> {
         || fragment & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0
         || end < COMMON_LEN
         || end > frame.len().min(u16::MAX.into())
-        || !checksum::is_valid(ip)
+        || !checksum.is_valid(ip)
     {
         return None;
     }
@@ -241,12 +266,12 @@ pub fn is_whole_esp(frame: &[u8]) -> bool {
 
 /// The headers of any frame.
 #[inline(never)]
-fn parse_any(frame: &[u8]) -> Result<Headers, DropReason> {
+fn parse_any(frame: &[u8], checksum: HeaderChecksum) -> Result<Headers, DropReason> {
     let (ethertype, l3) = ethernet::payload(frame).ok_or(DropReason::L2Malformed)?;
     // No frame is that long: a buffer holds less.
     let frame = frame.get(..frame.len().min(u16::MAX.into())).unwrap_or(frame);
     match ethertype {
-        ethertype::IPV4 => parse_v4(frame, l3),
+        ethertype::IPV4 => parse_v4(frame, l3, checksum),
         ethertype::IPV6 => parse_v6(frame, l3),
         _ => {
             let end = frame.len() as u16;
@@ -256,7 +281,7 @@ fn parse_any(frame: &[u8]) -> Result<Headers, DropReason> {
 }
 
 #[inline(always)]
-fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
+fn parse_v4(frame: &[u8], l3: usize, checksum: HeaderChecksum) -> Result<Headers, DropReason> {
     use ipv4::field;
     let malformed = DropReason::Ipv4Malformed;
     let packet = frame.get(l3..).ok_or(malformed)?;
@@ -266,7 +291,7 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
     if IpVersion::of(packet) != Some(IpVersion::V4) || total_len < header_len || total_len > packet.len() {
         return Err(malformed);
     }
-    if !checksum::is_valid(packet.get(..header_len).ok_or(malformed)?) {
+    if !checksum.is_valid(packet.get(..header_len).ok_or(malformed)?) {
         return Err(DropReason::Ipv4Checksum);
     }
     let protocol = fixed[field::PROTOCOL];
@@ -563,7 +588,9 @@ mod tests {
         }
         let mut packet = sound;
         packet[8] = 1;
-        assert_eq!(parse(&ethernet(0, ethertype::IPV4, &packet)), Err(DropReason::Ipv4Checksum));
+        let frame = ethernet(0, ethertype::IPV4, &packet);
+        assert_eq!(parse(&frame), Err(DropReason::Ipv4Checksum));
+        assert!(parse_with(&frame, HeaderChecksum::Verified).is_ok());
     }
 
     #[test]
@@ -592,8 +619,8 @@ mod tests {
 
     /// Both ways to read a frame are one to everybody else.
     fn both_agree(frame: &[u8]) -> Result<(), TestCaseError> {
-        if let Some(headers) = parse_common(frame) {
-            prop_assert_eq!(Ok(headers), parse_any(frame));
+        if let Some(headers) = parse_common(frame, HeaderChecksum::Unknown) {
+            prop_assert_eq!(Ok(headers), parse_any(frame, HeaderChecksum::Unknown));
         }
         Ok(())
     }
@@ -605,8 +632,8 @@ mod tests {
             ethernet(0, ethertype::IPV4, &v4(0, 0x4000, 50, &esp)),
             ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &udp(4500, 4500, &esp))),
         ] {
-            assert!(parse_common(&frame).is_some());
-            assert_eq!(parse_common(&frame), parse_any(&frame).ok());
+            assert!(parse_common(&frame, HeaderChecksum::Unknown).is_some());
+            assert_eq!(parse_common(&frame, HeaderChecksum::Unknown), parse_any(&frame, HeaderChecksum::Unknown).ok());
         }
     }
 

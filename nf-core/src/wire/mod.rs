@@ -14,7 +14,7 @@ pub mod ipv6;
 pub mod transport;
 pub mod udp;
 
-pub use headers::{Headers, Kind, is_whole_esp, parse};
+pub use headers::{HeaderChecksum, Headers, Kind, is_whole_esp, parse, parse_with};
 pub use inner::Inner;
 
 /// IP protocol numbers.
