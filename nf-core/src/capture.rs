@@ -289,7 +289,11 @@ impl PluginControl for CaptureControl {
             let Some(records) = self.queues.get(queue).map(Arc::clone) else {
                 break;
             };
-            while let Some(record) = records.full.pop() {
+            // No more than there can be at once: under a flood a core fills records as fast as they are written away.
+            for _ in 0..RECORDS_PER_CORE {
+                let Some(record) = records.full.pop() else {
+                    break;
+                };
                 if self.store.is_none() {
                     records.missed.fetch_add(1, Relaxed);
                 }
@@ -322,5 +326,43 @@ impl PluginControl for CaptureControl {
             Some(Store::Memory(packets, _)) => packets.iter().cloned().collect(),
             Some(Store::File(_)) | None => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_core_that_never_stops_recording_does_not_hold_the_control_thread() {
+        let records = Arc::new(Records::new(64));
+        let settings = Settings { file: None, memory: Some(16), snaplen: 64, packets: 10 };
+        let store = Some(Store::Memory(VecDeque::new(), 16));
+        let queues = vec![Arc::clone(&records)];
+        let mut control = CaptureControl { settings, queues, store, written: 0, error: None };
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    match records.free.pop() {
+                        Some(record) => assert!(records.full.push(record).is_ok(), "there is room for every record"),
+                        None => thread::yield_now(),
+                    }
+                }
+            });
+            while control.written == 0 {
+                control.poll(Nanos(0));
+            }
+            for _ in 0..16 {
+                let before = control.written;
+                control.poll(Nanos(0));
+                assert!(control.written - before <= RECORDS_PER_CORE as u64);
+            }
+            stop.store(true, Relaxed);
+        });
+        assert_eq!(records.free.len() + records.full.len(), RECORDS_PER_CORE, "no record is lost");
     }
 }
