@@ -290,7 +290,7 @@ fn selectors(selector: &Selector) -> Result<SelectorSpec, String> {
 /// Source and destination of a selector, in `[[sa]] selectors`' words. An end that leaves everything open is none.
 pub(super) fn ends(selector: &Selector) -> Result<[Option<String>; 2], String> {
     let end = |address_of: &Address, length: u8, port: u16, mask: u16| {
-        let upper = upper(selector.proto, u16::from_be(port), u16::from_be(mask))?;
+        let upper = upper(selector.proto, port, mask)?;
         if length == 0 && upper.is_any() {
             return Ok(None);
         }
@@ -439,8 +439,8 @@ mod tests {
                 daddr: ip("10.2.0.0"),
                 prefixlen_d: 24,
                 proto: 6,
-                dport: 0x1F90_u16.to_be(),
-                dport_mask: 0xFFF0_u16.to_be(),
+                dport: 0x1F90,
+                dport_mask: 0xFFF0,
                 ..Selector::default()
             };
         });
