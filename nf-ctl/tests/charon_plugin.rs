@@ -69,6 +69,7 @@ impl Tunnel {
 /// What is fetched, in octets.
 const FILE: usize = 300_000;
 const FAST: Duration = Duration::from_millis(5);
+const SLOW: Duration = Duration::from_millis(20);
 
 #[test]
 #[ignore = "needs root"]
@@ -323,23 +324,26 @@ fn answers_follow_a_peer_behind_a_nat() {
     };
     let state = || format!("{}\n{}", head.log(), nf_core.log());
     let ping = |from_inside: bool| {
-        let ping = if from_inside { lab.ping_outwards(FAST) } else { lab.ping(FAST) };
+        let ping = if from_inside { lab.ping_outwards(SLOW) } else { lab.ping(SLOW) };
         std::thread::sleep(Duration::from_millis(500));
         let Pinged { sent, answered } = ping.stop();
-        // The last one may not have been answered yet.
-        assert!(sent > 10 && answered + 1 >= sent, "{answered} of {sent}: {}", state());
+        // The last ones may not have been answered yet.
+        assert!(sent > 10 && answered + 3 >= sent, "{answered} of {sent}: {}", state());
     };
     let (first, port) = outbound();
     assert!((40_000..40_100).contains(&port), "{port}");
+    let remember = |seconds| {
+        let timeout = "net.netfilter.nf_conntrack_udp_timeout";
+        lab.peer.sh(&format!("sysctl -qw {timeout}={seconds} {timeout}_stream={seconds}"));
+    };
+    remember(2);
     ping(true);
 
     // The NAT forgets the mapping, and makes another one of the peer's next packet.
-    lab.peer.sh("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=1 net.netfilter.nf_conntrack_udp_timeout_stream=1");
-    let forgotten = || lab.peer.sh("grep -c udp /proc/net/nf_conntrack || true").trim() == "0";
     assert!(map("50000-50099").status.success());
+    let forgotten = || lab.peer.sh("grep -c 'sport=4500 ' /proc/net/nf_conntrack || true").trim() == "0";
     lab::wait_for("the NAT to forget", || forgotten().then_some(()), state);
-    lab.peer
-        .sh("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=60 net.netfilter.nf_conntrack_udp_timeout_stream=60");
+    remember(60);
     ping(false);
     let (same, moved) = outbound();
     assert!(same == first && (50_000..50_100).contains(&moved), "{moved}");
