@@ -11,6 +11,7 @@ test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	$(MAKE) loom
+	FUZZ_PROFILE=dev FUZZ_SECONDS=5 scripts/fuzz.sh
 	scripts/deny.sh
 	scripts/test-as-root.sh
 
@@ -30,7 +31,7 @@ throughput: build     ## the highest rate without loss, by frame size, over virt
 	$(or $(CARGO_TARGET_DIR),target)/release/pktgen-scenarios throughput --svg target/throughput.svg
 
 bench-recovery: deps-test ## how long a black hole lasts (root, minutes)
-	$(CARGO) test -p nf-ctl --test bench_recovery -- --ignored --nocapture
+	$(CARGO) test --workspace --test bench_recovery -- --ignored --nocapture
 
 bench-attack: deps-test ## valid traffic and the control socket under attacks (two minutes)
 	ATTACK_FRAMES=$${ATTACK_FRAMES:-100000} ATTACK_PPS=$${ATTACK_PPS:-20000} \
@@ -56,10 +57,10 @@ deny:                 ## licences, duplicates, sources and advisories of the dep
 
 HOURS ?= 1
 soak:                 ## SAs that come and go under traffic, for HOURS; memory, files and packet buffers stay as they are
-	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test -p nf-ctl --test daemon soak -- --nocapture
+	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test --workspace --test daemon soak -- --nocapture
 
 MINUTES ?= 1
-fuzz:                 ## every fuzz target for MINUTES (needs cargo-fuzz)
+fuzz: deps-test       ## every fuzz target for MINUTES
 	FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) scripts/fuzz.sh
 
 deps:                 ## install the Debian packages that building needs
@@ -72,6 +73,7 @@ lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path dpdk-rs/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy -p nf-core --no-default-features --features instructions --all-targets -- -D warnings
 

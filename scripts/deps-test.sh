@@ -19,6 +19,8 @@ packages="$packages dpkg-dev"
 # Peers and eyes for the tests in network namespaces.
 packages="$packages iproute2 iputils-ping ethtool tcpdump nftables strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"
+# libFuzzer.
+packages="$packages g++"
 # Counting instructions, and other CPUs than this one.
 packages="$packages valgrind qemu-user"
 # Setting a program's clock.

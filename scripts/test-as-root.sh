@@ -23,5 +23,6 @@ if scripts/charon-plugin.sh; then
 else
 	echo "NOT RUN: the tests of charon's plugin: it can't be built here, see above" >&2
 fi
+# With the whole workspace's features, or everything would be compiled once more.
 # shellcheck disable=SC2086  # a list of words
-exec "${CARGO:-cargo}" test -p nf-ctl $tests -- --ignored
+exec "${CARGO:-cargo}" test --workspace $tests -- --ignored

@@ -90,6 +90,26 @@ static inline void shim_set_header_lengths(struct rte_mbuf *m, uint8_t l2_len, u
 	m->l3_len = l3_len;
 }
 
+/*
+ * Cuts the first packet off a chain of packets, each of one segment, that rte_ip_frag has made, and gives the rest. The library
+ * hides the headers of each packet that it chains to another (is_chained); they are still in its buffer.
+ */
+static inline struct rte_mbuf *shim_cut_fragment(struct rte_mbuf *m, int is_chained)
+{
+	struct rte_mbuf *rest = m->next;
+
+	if (is_chained) {
+		uint16_t headers = m->l2_len + m->l3_len;
+
+		m->data_off -= headers;
+		m->data_len += headers;
+	}
+	m->next = NULL;
+	m->nb_segs = 1;
+	m->pkt_len = m->data_len;
+	return rest;
+}
+
 /* struct rte_eth_link is made of bit fields, and became a union in 24.07. */
 static inline int shim_link_get(uint16_t port, uint32_t *mbit_per_s, int *up, int *full_duplex)
 {

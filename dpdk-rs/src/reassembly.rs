@@ -25,8 +25,6 @@ const NEXT_FRAGMENT: u8 = 44;
 const LONGEST: usize = 65535;
 /// The library keeps the layer 2 length in 7 bits.
 const LONGEST_L2: usize = 127;
-/// More segments than any fragment of 65535 octets needs; keeps a reassembled chain far from its 16-bit count.
-const MOST_SEGMENTS: u16 = 1024;
 /// Ways of the library's hash table.
 const BUCKET_ENTRIES: u32 = 16;
 
@@ -48,7 +46,7 @@ pub enum Outcome {
 /// Why a packet is not a fragment that can be reassembled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// The headers are not whole in the first segment, or the packet is shorter than its header says.
+    /// The packet is shorter than its headers, or than they say.
     #[error("the packet is shorter than its headers say")]
     Truncated,
     /// The version, header length or total length is impossible.
@@ -66,9 +64,13 @@ pub enum Rejection {
     /// It would end beyond 65535 octets (RFC 791, RFC 8200 4.5).
     #[error("the fragment ends beyond the longest datagram")]
     TooLong,
-    /// Its buffers are shared, so that they can't be chained.
-    #[error("the buffers of the packet are shared")]
+    /// Its buffer is shared, so that it can't be chained.
+    #[error("the buffer of the packet is shared")]
     Shared,
+    /// It has several segments: see [`Mbuf::linearise_into`]. In a chain that the library has given up it couldn't be told from
+    /// several fragments.
+    #[error("the packet is a chain of segments")]
+    Chained,
 }
 
 /// Why the table gave up a fragment.
@@ -199,13 +201,21 @@ impl FragTable {
         if self.collect(reason) == 0 { Outcome::Held } else { Outcome::Dead }
     }
 
-    /// Empties the row, and returns how many were in it.
+    /// Empties the row, and returns how many places of it were taken.
     fn collect(&mut self, reason: DeathReason) -> usize {
         let count = std::mem::take(&mut self.row.cnt) as usize;
         for packet in self.row.row.iter_mut().take(count) {
-            if let Some(packet) = NonNull::new(std::mem::replace(packet, std::ptr::null_mut())) {
-                // SAFETY: what the library puts into the row it has no other pointer to.
-                self.dead.push((reason, unsafe { Mbuf::from_raw(packet) }));
+            let mut rest = std::mem::replace(packet, std::ptr::null_mut());
+            let mut is_chained = false;
+            // The library chains fragments from the last one on, and leaves those as a chain that it has chained before it finds a hole.
+            while let Some(fragment) = NonNull::new(rest) {
+                // SAFETY: what the library puts into the row it has no other pointer to. Each fragment was of one segment, so each
+                // segment is a fragment, and the lengths of its headers are those that it was inserted with.
+                unsafe {
+                    rest = sys::shim_cut_fragment(fragment.as_ptr(), is_chained.into());
+                    self.dead.push((reason, Mbuf::from_raw(fragment)));
+                }
+                is_chained = true;
             }
         }
         count
@@ -309,11 +319,12 @@ fn check_extent(offset: usize, payload: usize, more: bool, header: usize) -> Res
 
 /// Makes the packet exactly `len` octets long, and sees that it is ours to change.
 fn settle(packet: &mut Mbuf, len: usize) -> Result<(), Rejection> {
-    if packet.nb_segs() > MOST_SEGMENTS {
-        return Err(Rejection::Malformed);
+    if !packet.is_contiguous() {
+        return Err(Rejection::Chained);
     }
     packet.truncate(len).map_err(|why| match why {
         NotWritable::OutOfBounds => Rejection::Truncated,
-        NotWritable::Shared | NotWritable::Chained => Rejection::Shared,
+        NotWritable::Chained => Rejection::Chained,
+        NotWritable::Shared => Rejection::Shared,
     })
 }

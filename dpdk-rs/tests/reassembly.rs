@@ -1,7 +1,10 @@
 //! Fragments in any order, missing, repeated, overlapping and malicious.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
+/// What the fuzz target holds true.
+#[path = "../fuzz/src/check.rs"]
+mod check;
 mod common;
 
 use std::time::Duration;
@@ -328,61 +331,87 @@ fn the_longest_datagram_completes() {
     assert_eq!(frame[L2 + 20..], data);
 }
 
-/// Random fragments of few datagrams, valid or not: nothing hangs, leaks or is freed twice.
+/// Random fragments of few datagrams, valid or not, and what earlier runs of the fuzz target have found.
 #[test]
-fn random_fragments_are_all_accounted_for() {
-    let pool = Mempool::create(eal(), &common::unique("pool"), 2047, 0, 2176, SocketId::ANY).unwrap();
-    let mut table = table(8);
+fn what_the_fuzz_target_holds_true() {
+    let pool =
+        Mempool::create(eal(), &common::unique("pool"), check::MOST_FRAGMENTS, 0, check::DATA_ROOM, SocketId::ANY);
+    let pool = pool.unwrap();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = |limit: usize| {
+    let mut random = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state >> 32) as usize % limit
+        (state >> 32) as u8
     };
-    let (mut complete, mut died, mut rejected) = (0, 0, 0);
-    for now in 0..50_000_u64 {
-        let (id, offset, more) = (random(12), random(6) * 8, random(3) > 0);
-        let data = payload(1 + random(32) / 8 * 8 + if random(8) > 0 { 7 } else { random(8) });
-        let now = Tsc(now * eal().tsc_hz().get() / 64);
-        let outcome = if random(2) == 0 {
-            table.insert_v4(packet(&pool, &v4(id as u16, offset, more, &data)), now, L2)
-        } else {
-            table.insert_v6(packet(&pool, &v6(id as u32, offset, more, &data)), now, L2)
-        };
-        match outcome {
-            Outcome::Complete(packet) => {
-                assert_eq!(packet.pkt_len(), packet.segments().map(<[u8]>::len).sum::<usize>());
-                complete += 1;
-            }
-            Outcome::Rejected(..) => rejected += 1,
-            Outcome::Held | Outcome::Dead => {}
-        }
-        died += table.drain_dead().count();
+    let (mut complete, mut dead, mut rejected) = (0, 0, 0);
+    for _ in 0..400 {
+        // Offsets of which many meet, and little time between.
+        let fragment = |_| [random(), random(), random() % 4, random() / 32, random(), random() / 128];
+        let seen = check::reassembly(eal(), &pool, (0..100).map(fragment).collect::<Vec<_>>().as_flattened());
+        complete += seen.complete;
+        dead += seen.dead;
+        rejected += seen.rejected;
     }
-    assert!(complete > 100 && died > 1000 && rejected > 1000, "{complete} {died} {rejected}");
-    drop(table);
-    assert_eq!(pool.in_use(), 0);
+    assert!(complete > 100 && dead > 1000 && rejected > 1000, "{complete} {dead} {rejected}");
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    for directory in ["seeds", "found"] {
+        let files: Vec<_> = std::fs::read_dir(fuzz.join(directory).join("reassembly")).unwrap().collect();
+        assert!(!files.is_empty(), "{directory} has none");
+        for file in files {
+            check::reassembly(eal(), &pool, &std::fs::read(file.unwrap().path()).unwrap());
+        }
+    }
 }
 
-/// Fragments that are chains themselves, as a driver delivers them with small buffers.
+/// Fragments that are chains themselves, as a driver delivers them with small buffers, are to be linearised first.
 #[test]
-fn fragments_may_be_chains() {
+fn fragments_are_of_one_segment() {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("in.pcap");
     let data = payload(4000);
     let padded = [v4(1, 2000, false, &data[2000..]), vec![0; 300]].concat();
     write_pcap(&from, &[v4(1, 0, true, &data[..2000]), padded]);
     let pool = pool(128 + 256);
+    let large = common::pool(9000);
     let port = common::attach("net_pcap", &format!("rx_pcap={}", from.display()));
     let (_port, mut rx, _tx) = common::start(&port, &pool);
     let mut table = table(16);
-    let mut packets = common::drain(&mut rx).into_iter();
-    assert_held(table.insert_v4(packets.next().unwrap(), Tsc(1), L2));
-    let whole = complete(table.insert_v4(packets.next().unwrap(), Tsc(1), L2));
-    assert_eq!(bytes(&whole)[L2 + 20..], data);
-    let large = common::pool(9000);
-    let whole = whole.linearise_into(&large).unwrap();
+    let mut linear = |chain: Mbuf| match table.insert_v4(chain, Tsc(1), L2) {
+        Outcome::Rejected(chain, Rejection::Chained) => {
+            table.insert_v4(chain.linearise_into(&large).unwrap(), Tsc(1), L2)
+        }
+        other => panic!("{other:?}"),
+    };
+    let [first, last] = <[Mbuf; 2]>::try_from(common::drain(&mut rx)).unwrap();
+    assert_held(linear(first));
+    let whole = complete(linear(last)).linearise_into(&large).unwrap();
     assert_eq!(whole.data()[L2 + 20..], data);
     assert_eq!(pool.in_use(), 0);
+}
+
+/// What the library has chained already when it finds a hole comes back as it was, each fragment for itself.
+#[test]
+fn a_hole_gives_every_fragment_back() {
+    let pool = pool(2176);
+    let mut table = table(16);
+    let data = payload(8);
+    // As many octets as the datagram has, but one piece is there twice and another is missing.
+    let v4 = [v4(1, 0, true, &data), v4(1, 16, true, &data), v4(1, 16, true, &data), v4(1, 24, false, &data)];
+    let v6 = [v6(1, 0, true, &data), v6(1, 16, true, &data), v6(1, 16, true, &data), v6(1, 24, false, &data)];
+    for (is_v6, frames) in [(false, v4), (true, v6)] {
+        let mut insert = |frame: &[u8]| match is_v6 {
+            true => table.insert_v6(packet(&pool, frame), Tsc(1), L2),
+            false => table.insert_v4(packet(&pool, frame), Tsc(1), L2),
+        };
+        let (last, others) = frames.split_last().unwrap();
+        others.iter().for_each(|frame| assert_held(insert(frame)));
+        assert!(matches!(insert(last), Outcome::Dead));
+        let mut dead: Vec<_> = table.drain_dead().map(|(_, packet)| (packet.nb_segs(), bytes(&packet))).collect();
+        dead.sort();
+        let mut expected: Vec<_> = frames.iter().map(|frame| (1, frame.clone())).collect();
+        expected.sort();
+        assert_eq!(dead, expected);
+        assert_eq!(pool.in_use(), 0);
+    }
 }

@@ -12,9 +12,10 @@ use nf_core::crypto::Portable;
 use nf_core::sa::inbound::{Progress, Sa};
 use nf_core::sa::lifetime::{Limit, Phase, Unit};
 use nf_core::sa::outbound::OutboundSa;
+use nf_core::sa::path_mtu::PathMtu;
 use nf_core::sa::replay::{Refused, ReplayWindow, WindowSize};
 use nf_core::sa::spec::{SaParams, SaSpec};
-use nf_core::types::SeqNo;
+use nf_core::types::{Nanos, SeqNo};
 
 fn window(next: u64) -> ReplayWindow {
     ReplayWindow::resume_from(WindowSize::try_from(32).unwrap(), true, SeqNo(next))
@@ -197,5 +198,20 @@ fn the_first_packet_of_an_sa_is_told_once() {
         let told = [sa.note_use(), handle.join().unwrap()];
         assert_eq!(told.iter().filter(|told| **told).count(), 1);
         assert!(sa.is_used());
+    });
+}
+
+#[test]
+fn of_two_routers_the_one_with_the_smaller_mtu_is_heard() {
+    loom::model(|| {
+        let now = Nanos::from_secs(1);
+        let path = Arc::new(PathMtu::default());
+        let other = Arc::clone(&path);
+        let handle = thread::spawn(move || other.lower(1400, now));
+        assert!(path.lower(1300, now), "nobody says less");
+        let seen = path.get(now);
+        handle.join().unwrap();
+        assert_eq!((seen, path.get(now)), (Some(1300), Some(1300)));
+        assert!(!path.lower(1400, now));
     });
 }

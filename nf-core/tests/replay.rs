@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -100,6 +101,43 @@ fn what_a_device_has_no_room_for_is_dropped_and_counted() {
     // A burst is handed over before anything is taken back.
     assert_eq!((report.tx.packets, report.feature(224).unwrap().packets), (16, 48));
     assert_eq!(report.global["IpsecTailDrop"].packets, 48);
+}
+
+/// A part of a frame's packet as a fragment, its octets counted behind the IP header.
+fn cut(frame: &[u8], id: u16, part: Range<usize>, more: bool) -> Vec<u8> {
+    let (headers, payload) = frame.split_at(34);
+    let mut fragment = headers.to_vec();
+    let flags = (part.start / 8) as u16 | u16::from(more) << 13;
+    fragment[16..18].copy_from_slice(&((20 + part.len()) as u16).to_be_bytes());
+    fragment[18..20].copy_from_slice(&id.to_be_bytes());
+    fragment[20..22].copy_from_slice(&flags.to_be_bytes());
+    nf_core::wire::ipv4::refresh_checksum(&mut fragment[14..]);
+    fragment.extend(&payload[part]);
+    fragment.resize(fragment.len().max(60), 0);
+    fragment
+}
+
+/// Fragments that leave a hole and fill another place twice: the attacker's are all counted, and take up no room for good.
+#[test]
+fn a_flood_of_datagrams_with_a_hole_leaves_room_for_whole_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let mut peer = Peer::new(0x1000);
+    let frame = peer.next();
+    let sets = 1000;
+    let mut frames: Vec<Vec<u8>> = (0..sets)
+        .flat_map(|id| [(0..8, true), (16..24, true), (16..24, true), (24..32, false)].map(|part| (id, part)))
+        .map(|(id, (part, more))| cut(&frame, id, part, more))
+        .collect();
+    let octets = frame.len() - 34;
+    frames.extend([cut(&frame, sets, 0..24, true), cut(&frame, sets, 24..octets, false)]);
+    write_pcap(&path("in.pcap"), &frames);
+    std::fs::write(path("nf.toml"), format!("[eal]\nmbufs = 2048\n{}", peer.to_toml())).unwrap();
+    let out = replay(&path("nf.toml"), &path("in.pcap"), &path("out.pcap"), &path("stats.json"));
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report = report(&path("stats.json"));
+    assert!(conserved(&report), "{report:?}");
+    assert_eq!((report.tx.packets, report.feature(70).unwrap().packets), (1, 4 * u64::from(sets)));
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(crate) fn eal() -> Eal {
             "--no-pci".to_owned(),
             "--no-shconf".to_owned(),
             "--log-level=lib.eal:error".to_owned(),
+            "--log-level=user1:error".to_owned(),
             "-m".to_owned(),
             "256".to_owned(),
             format!("--lcores=0@{cpu},1@{cpu}"),

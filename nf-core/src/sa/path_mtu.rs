@@ -1,7 +1,6 @@
 //! What routers have said of the path to a peer: its MTU, which anybody can forge (RFC 4301 8.2.1), so within bounds.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::Nanos;
 
 /// How long a router's word counts. Then a longer packet tries the path again (RFC 1191 6.3, RFC 8201 4).
