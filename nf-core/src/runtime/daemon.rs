@@ -24,10 +24,9 @@ use crate::control::controller::Controller;
 use crate::control::handler::{ConfigFile, Daemon, Platform};
 use crate::control::proto::PortReport;
 use crate::control::server::{ControlServer, Limits};
-use crate::hooks::{Hooks, Means, Runner, Sources};
+use crate::hooks::{Hooks, Runner, Sources};
 use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
-use crate::notify::Syslog;
 use crate::plugin::Registry;
 use crate::process;
 use crate::state::{Keeper, Opened};
@@ -320,9 +319,7 @@ fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Runner, Err
     let hooks = Arc::clone(controller.hooks());
     let (_, events) = controller.subscribe(Hooks::kinds());
     let sources = Sources { socket: config.control.socket.clone(), agent: config.agent.socket.clone() };
-    let means =
-        Means { snapshots: config.snapshot.clone(), sources, syslog: config.notify.syslog.clone().map(Syslog::new) };
-    let runner = Runner::start(hooks, events, means);
+    let runner = Runner::start(hooks, events, sources);
     runner.map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
 }
 
