@@ -30,7 +30,7 @@ use crate::sa::table::{Installed, SaTable};
 use crate::spd::Spd;
 use crate::stage::{Stage, StageCounters, Stopwatch};
 use crate::types::{CoreId, Nanos};
-use crate::wire::{self, HeaderChecksum};
+use crate::wire::HeaderChecksum;
 
 /// How many commands a core's queue holds, and how many replaced things may wait to be freed.
 pub const QUEUE_LENGTH: usize = 1024;
@@ -424,20 +424,16 @@ fn parse(batch: &mut Batch<'_>) -> Lanes {
 
 #[inline(always)]
 fn parse_lanes(batch: &mut Batch<'_>, lanes: Lanes, checksum: HeaderChecksum) -> Lanes {
-    batch.sift(lanes, |packet| {
-        let headers = wire::parse_with(packet.data(), checksum)?;
-        packet.set_headers(headers);
-        Ok(())
-    })
+    batch.sift(lanes, |packet| packet.parse(checksum))
 }
 
 /// Books consumed and dropped packets; gives the lanes of the dropped ones.
 fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
     let mut dropped = Lanes::NONE;
+    // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
+    batch.pending().for_each(|lane| batch.drop(lane, DropReason::Plugin));
     for lane in batch.lanes() - batch.sent() {
         let octets = batch.packet(lane).received_octets() as u64;
-        // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
-        batch.drop(lane, DropReason::Plugin);
         match batch.fate(lane) {
             Fate::Dropped(why) => {
                 counters.drops(why).add(1, octets);
