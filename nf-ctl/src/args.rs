@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use nf_core::config::FilterSpec;
 use nf_core::control::proto::EventKind;
 use nf_core::types::Spi;
@@ -65,8 +65,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SaCommand,
     },
-    /// Have nf-core take over what has changed in its nf.toml: all of it, without a packet lost, or nothing.
-    Reload,
+    /// Have nf-core and its agent take over what has changed in their nf.toml: all of it, or nothing. An agent that doesn't run
+    /// isn't waited for.
+    Reload {
+        /// Only this one.
+        program: Option<Reloads>,
+    },
     /// Watch nf-core on a screen: rates by core and SA, drops, stuck peers, recovery. Keys: q quit, p pause, s sort.
     Top,
     /// Print a script by which a shell completes nf-ctl's command line.
@@ -121,11 +125,20 @@ pub(crate) enum Command {
     },
 }
 
+/// Who reloads its configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Reloads {
+    /// nf-core.
+    NfCore,
+    /// Its agent.
+    Agent,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum MirrorSource {
-    /// From the kernel's XFRM, whichever daemon installs them there: inbound SAs of ESP. Needs CAP_NET_ADMIN.
+    /// From the kernel's XFRM, whichever daemon installs them there: SAs of ESP with their policies. Needs CAP_NET_ADMIN.
     Xfrm {
-        /// An address whose SAs are inbound; may be given several times. Without any: every address of this host.
+        /// An address at which SAs end; may be given several times. Without any: every address of this host.
         #[arg(long, value_name = "ADDRESS")]
         local: Vec<IpAddr>,
         /// Seconds between two comparisons of everything: reserved SPIs are seen only then.

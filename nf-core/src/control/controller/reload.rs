@@ -16,6 +16,7 @@ use super::state::Origin;
 use super::{Change, ControlError, Controller, InstalledSa, StoredBinding, StoredInstance, StoredSa, order, peer_at};
 use crate::config::{self, Bind, Config};
 use crate::core::Command;
+use crate::hooks::Outputs;
 use crate::net::LocalAddresses;
 use crate::plugin::{Filter, Gate, Instance, InstanceSlot, PluginError, PluginKind};
 use crate::sa::inbound::{Progress, SaKey};
@@ -39,7 +40,7 @@ pub struct Reloaded {
     pub instances_removed: Vec<String>,
     /// Tables and fields that were taken over as a whole.
     pub settings: Vec<String>,
-    /// Tables that changed and that only the agent reads, when it starts.
+    /// Tables that changed and that are the agent's, which takes them over by a reload of its own.
     pub for_agent: Vec<String>,
 }
 
@@ -236,6 +237,13 @@ impl Controller {
             report.settings.push("[notify]".to_owned());
             self.notifier.set_limits(new.notify.limits());
         }
+        if old.notify.syslog != new.notify.syslog {
+            self.sinks.set_syslog(new.notify.syslog.clone());
+        }
+        if old.snapshot != new.snapshot {
+            report.settings.push("[snapshot]".to_owned());
+        }
+        self.hooks.redirect(Outputs::of(new));
         if old.events != new.events {
             report.settings.push("[[event]]".to_owned());
             self.hooks.exchange(new.events.clone());
