@@ -134,20 +134,16 @@ impl Worker {
             let Some((port, rx)) = self.rx.get_mut(queue) else {
                 break;
             };
-            let (port, mut before) = (*port, Tsc::now());
+            let (port, mut begun) = (*port, Tsc::now());
             let count = rx.recv(&mut burst);
             if count == 0 {
                 continue;
             }
             received += count;
-            if self.spreader.is_due(&burst) {
-                let stages = self.core.stages();
-                self.spreader.hand_on(&mut burst, port, stages);
-                let now = Tsc::now();
-                stages.add(Stage::Spread, count, now.cycles_since(before));
-                before = now;
+            if self.spreader.is_due(&burst, port) {
+                begun = self.hand_on(&mut burst, port, begun);
             }
-            self.receive(&mut burst, port, before);
+            self.receive(&mut burst, port, begun);
         }
         received += self.take_over() + self.take_opened();
         let tsc = Tsc::now();
@@ -160,6 +156,19 @@ impl Worker {
             _ => self.core.stages().busy_poll(),
         }
         received
+    }
+
+    /// Hands a burst, or a part of it, on to another worker. Gives what counts as the beginning of its reception, `begun`
+    /// until now: what is left is received without the time that this takes.
+    fn hand_on(&mut self, burst: &mut Burst<BURST>, port: PortIndex, begun: Tsc) -> Tsc {
+        let (stages, count, received) = (self.core.stages(), burst.len(), Tsc::now());
+        self.spreader.hand_on(burst, port, stages);
+        let clocks = Tsc::now().cycles_since(received);
+        stages.add(Stage::Spread, count, clocks);
+        if burst.is_empty() {
+            stages.add(Stage::Receive, count, received.cycles_since(begun));
+        }
+        Tsc(begun.0.saturating_add(clocks))
     }
 
     /// Takes what other workers have handed on; gives how many packets that were.
