@@ -219,9 +219,15 @@ impl Core {
         &self.link.stages
     }
 
-    /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it.
-    pub fn poll_commands(&mut self) {
+    /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it, if that is
+    /// worth it: if reservations were ended.
+    pub fn poll_commands(&mut self) -> bool {
         self.settled.clear();
+        self.apply_commands();
+        !self.settled.is_empty()
+    }
+
+    fn apply_commands(&mut self) {
         if self.lookaside {
             self.let_go();
         }
