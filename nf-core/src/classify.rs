@@ -1,6 +1,6 @@
 //! Where a received packet goes: ESP to us on to its gate, the host's own traffic to the exception port.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::batch::Batch;
 use crate::config::PortRole;
@@ -16,14 +16,16 @@ use crate::wire::{IpVersion, Kind, protocol};
 
 /// Sends each packet on its way, by what it is, where it is for, and which port it came from.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
-    let mut local = LocalMemo { net: core.net, last: None };
+    let mut local = LocalMemo { net: core.net, ours: None, last: None };
     let mut esp = Lanes::NONE;
     for lane in lanes {
-        match core.net.port(batch.packet(lane).port()).map(|port| port.role) {
-            Some(PortRole::Unprotected) => from_unprotected(core, &mut local, batch, lane, &mut esp),
+        let packet = batch.packet(lane);
+        match core.net.port(packet.port()).map(|port| port.role) {
+            Some(PortRole::Unprotected) if local.is_esp_to_us(packet) => esp.insert(lane),
+            Some(PortRole::Unprotected) => other_from_unprotected(core, &mut local, batch, lane),
             Some(PortRole::Protected) => from_protected(core, &mut local, batch, lane),
             // The host's stack sends: out to the network with it.
-            Some(PortRole::Exception) | None => match core.net.from_host(batch.packet(lane).port()) {
+            Some(PortRole::Exception) | None => match core.net.from_host(packet.port()) {
                 Some(port) => batch.transmit(lane, port),
                 None => batch.drop(lane, DropReason::NoRoute),
             },
@@ -35,49 +37,51 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
 /// Whether addresses are ours. Most packets of a burst are for the same one.
 struct LocalMemo<'n> {
     net: &'n Net,
+    /// The last address of IPv4 that was found to be ours.
+    ours: Option<Ipv4Addr>,
     last: Option<(IpAddr, bool)>,
 }
 
 impl LocalMemo<'_> {
-    #[inline]
-    fn is_local(&mut self, address: IpAddr) -> bool {
-        match &self.last {
-            Some((last, local)) if *last == address => *local,
-            _ => self.look_up(address),
+    /// Whether a packet is ESP to us.
+    #[inline(always)]
+    fn is_esp_to_us(&mut self, packet: &Packet<'_>) -> bool {
+        let headers = packet.headers();
+        if !headers.is_esp() {
+            return false;
+        }
+        match (headers.v4(), self.ours) {
+            (Some(v4), Some(ours)) if v4.dst() == ours => true,
+            _ => self.is_for_us(packet),
         }
     }
 
+    /// Whether a packet is for us.
     #[inline(never)]
-    fn look_up(&mut self, address: IpAddr) -> bool {
-        let local = self.net.is_local(address);
-        self.last = Some((address, local));
+    fn is_for_us(&mut self, packet: &Packet<'_>) -> bool {
+        let Some(dst) = packet.outer_dst() else {
+            return false;
+        };
+        let local = match self.last {
+            Some((last, local)) if last == dst => local,
+            _ => self.net.is_local(dst),
+        };
+        self.last = Some((dst, local));
+        if let IpAddr::V4(dst) = dst
+            && local
+        {
+            self.ours = Some(dst);
+        }
         local
-    }
-}
-
-/// ESP to us is put into `esp`, to be sent on together.
-#[inline]
-fn from_unprotected(
-    core: &mut CoreCx<'_>,
-    local: &mut LocalMemo<'_>,
-    batch: &mut Batch<'_>,
-    lane: Lane,
-    esp: &mut Lanes,
-) {
-    let packet = batch.packet(lane);
-    let for_us = packet.outer_dst().is_some_and(|dst| local.is_local(dst));
-    if for_us && matches!(packet.headers().kind, Kind::Esp | Kind::EspInUdp) {
-        esp.insert(lane);
-    } else {
-        other_from_unprotected(core, batch, lane, for_us);
     }
 }
 
 /// All but ESP to us.
 #[inline(never)]
-fn other_from_unprotected(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, for_us: bool) {
+fn other_from_unprotected(core: &mut CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
+    let for_us = local.is_for_us(packet);
     match headers.kind {
         Kind::Other if for_us => {
             if matches!(headers.protocol(), protocol::ICMP | protocol::ICMPV6) {
@@ -109,7 +113,7 @@ fn enters_in_clear(net: &Net, packet: &Packet<'_>) -> bool {
 fn from_protected(core: &CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) {
     let packet = batch.packet(lane);
     let headers = packet.headers();
-    let for_us = packet.outer_dst().is_some_and(|dst| local.is_local(dst));
+    let for_us = local.is_for_us(packet);
     match headers.kind {
         Kind::Esp | Kind::EspInUdp if for_us => not_enabled(batch, [lane].into_iter().collect()),
         _ if passes_through(core.net, packet) => batch.forward(lane),

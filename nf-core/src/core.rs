@@ -22,6 +22,7 @@ use crate::lanes::Lanes;
 use crate::lookaside::{Leaving, Opened};
 use crate::net::Net;
 use crate::notify::CoreLimiter;
+use crate::packet::Packet;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
 use crate::route::Resolver;
 use crate::sa::inbound::{Sa, SaKey};
@@ -30,7 +31,6 @@ use crate::sa::table::{Installed, SaTable};
 use crate::spd::Spd;
 use crate::stage::{Stage, StageCounters, Stopwatch};
 use crate::types::{CoreId, Nanos};
-use crate::wire;
 
 /// How many commands a core's queue holds, and how many replaced things may wait to be freed.
 pub const QUEUE_LENGTH: usize = 1024;
@@ -420,20 +420,16 @@ impl Core {
 
 /// Parses the headers of all packets; gives the lanes of those that parse.
 fn parse(batch: &mut Batch<'_>) -> Lanes {
-    batch.sift(batch.lanes(), |packet| {
-        let headers = wire::parse(packet.data())?;
-        packet.set_headers(headers);
-        Ok(())
-    })
+    batch.sift(batch.lanes(), Packet::parse)
 }
 
 /// Books consumed and dropped packets; gives the lanes of the dropped ones.
 fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
     let mut dropped = Lanes::NONE;
+    // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
+    batch.pending().for_each(|lane| batch.drop(lane, DropReason::Plugin));
     for lane in batch.lanes() - batch.sent() {
         let octets = batch.packet(lane).received_octets() as u64;
-        // Only a plugin that sends packets back to an earlier gate leaves one without a fate.
-        batch.drop(lane, DropReason::Plugin);
         match batch.fate(lane) {
             Fate::Dropped(why) => {
                 counters.drops(why).add(1, octets);

@@ -7,21 +7,24 @@ use crate::drop::DropReason;
 use crate::route::Hop;
 use crate::types::{PortIndex, Spi};
 use crate::wire::ethernet::MacPair;
-use crate::wire::{Headers, Inner};
+use crate::wire::{self, Headers, Inner};
 
 /// A packet in somebody else's buffer, in one piece. On DPDK the buffer is an mbuf's, in tests a vector.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Packet<'p> {
     buffer: &'p mut [u8],
-    start: usize,
-    end: usize,
-    received: usize,
+    start: u32,
+    end: u32,
+    received: u32,
+    /// Where in the buffer the IP header is of what is decapsulated or passes through.
+    inner_at: u32,
     port: PortIndex,
     headers: Headers,
     macs: MacPair,
     content: Content,
-    /// Where in the buffer the IP header is of what is decapsulated or passes through.
-    inner_at: usize,
+    /// What is in it, as far as `content` says so. Beside that and not within it: so a new packet is made of constants alone.
+    decapsulated: Decapsulated,
     /// Where it goes next.
     hop: Option<Hop>,
     /// Octets of the largest IP packet in which it may leave, whatever the port's MTU.
@@ -31,15 +34,19 @@ pub struct Packet<'p> {
     is_own: bool,
 }
 
+// Two cache lines: a burst's packets are to stay in the CPU's first cache beside their headers.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Packet<'_>>() == 128);
+
 /// What is in a packet that is to be forwarded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Content {
     /// Not known, or not to be forwarded.
     Unknown,
     /// Set by decapsulation: what came out.
-    Decapsulated(Decapsulated),
+    Decapsulated,
     /// Set by forwarding, of packets that aren't decapsulated: the packet that passes through.
-    Transit(Inner),
+    Transit,
 }
 
 /// What decapsulation learned of a packet.
@@ -66,19 +73,24 @@ impl<'p> Packet<'p> {
     /// A frame that was received on `port` and lies at `frame` in `buffer`. What is in front of it and behind it is
     /// room for other headers.
     pub fn new(buffer: &'p mut [u8], frame: Range<usize>, port: PortIndex) -> Result<Packet<'p>, OutOfBuffer> {
-        if buffer.get(frame.clone()).is_none() {
-            return Err(OutOfBuffer { start: frame.start, end: frame.end, buffer: buffer.len() });
+        let outside = OutOfBuffer { start: frame.start, end: frame.end, buffer: buffer.len() };
+        let (Ok(start), Ok(end)) = (u32::try_from(frame.start), u32::try_from(frame.end)) else {
+            return Err(outside);
+        };
+        if start > end || frame.end > buffer.len() {
+            return Err(outside);
         }
         Ok(Packet {
-            start: frame.start,
-            end: frame.end,
-            received: frame.len(),
             buffer,
+            start,
+            end,
+            received: end - start,
+            inner_at: 0,
             port,
             headers: Headers::default(),
             macs: MacPair::default(),
             content: Content::Unknown,
-            inner_at: 0,
+            decapsulated: Decapsulated { spi: Spi(0), inner: Inner::NONE, for_host: false },
             hop: None,
             mtu: u16::MAX,
             may_leave_unprotected: false,
@@ -89,7 +101,7 @@ impl<'p> Packet<'p> {
     /// The frame.
     #[inline]
     pub fn data(&self) -> &[u8] {
-        match self.buffer.get(self.start..self.end) {
+        match self.buffer.get(self.range()) {
             Some(frame) => frame,
             None => outside(),
         }
@@ -98,7 +110,7 @@ impl<'p> Packet<'p> {
     /// The frame, to be changed in place.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
-        match self.buffer.get_mut(self.start..self.end) {
+        match self.buffer.get_mut(self.start as usize..self.end as usize) {
             Some(frame) => frame,
             None => outside_mut(),
         }
@@ -107,17 +119,19 @@ impl<'p> Packet<'p> {
     /// Where the frame lies in its buffer.
     #[inline]
     pub fn range(&self) -> Range<usize> {
-        self.start..self.end
+        self.start as usize..self.end as usize
     }
 
     /// Cuts the frame down to these of its octets.
     #[inline]
     pub fn narrow(&mut self, part: Range<usize>) -> Result<(), OutOfBuffer> {
-        let (start, end) = (self.start.saturating_add(part.start), self.start.saturating_add(part.end));
-        if start > end || end > self.end {
-            return Err(OutOfBuffer { start, end, buffer: self.end });
+        let Range { start, end } = self.range();
+        let (start, new_end) = (start.saturating_add(part.start), start.saturating_add(part.end));
+        if start > new_end || new_end > end {
+            return Err(OutOfBuffer { start, end: new_end, buffer: end });
         }
-        (self.start, self.end) = (start, end);
+        // What lies within the frame is no longer than its end, which has 32 bits.
+        (self.start, self.end) = (start as u32, new_end as u32);
         Ok(())
     }
 
@@ -125,7 +139,7 @@ impl<'p> Packet<'p> {
     /// room holds is left over from before: the caller writes all of it.
     #[inline]
     pub fn prepend<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
-        self.start = self.start.checked_sub(N)?;
+        self.start = self.start.checked_sub(N as u32)?;
         self.data_mut().first_chunk_mut()
     }
 
@@ -133,16 +147,17 @@ impl<'p> Packet<'p> {
     /// holds is left over from before: the caller writes all of it.
     #[inline]
     pub fn grow(&mut self, front: usize, back: usize) -> Option<&mut [u8]> {
-        let start = self.start.checked_sub(front)?;
-        let end = self.end.checked_add(back).filter(|end| *end <= self.buffer.len())?;
-        (self.start, self.end) = (start, end);
+        let Range { start, end } = self.range();
+        let start = start.checked_sub(front)?;
+        let end = end.checked_add(back).filter(|end| *end <= self.buffer.len())?;
+        (self.start, self.end) = (start as u32, u32::try_from(end).ok()?);
         Some(self.data_mut())
     }
 
     /// Octets of the frame as it was received, without FCS.
     #[inline]
     pub fn received_octets(&self) -> usize {
-        self.received
+        self.received as usize
     }
 
     /// The port that it was received on.
@@ -160,17 +175,14 @@ impl<'p> Packet<'p> {
     /// What decapsulation learned, once it is done.
     #[inline]
     pub fn decapsulated(&self) -> Option<&Decapsulated> {
-        match &self.content {
-            Content::Decapsulated(decapsulated) => Some(decapsulated),
-            Content::Transit(_) | Content::Unknown => None,
-        }
+        (self.content == Content::Decapsulated).then_some(&self.decapsulated)
     }
 
     /// The source address of the IP header that the frame was received with.
     #[inline]
     pub fn outer_src(&self) -> Option<IpAddr> {
         match self.headers.v4() {
-            Some(v4) => Some(v4.src.into()),
+            Some(v4) => Some(v4.src().into()),
             None => self.headers.src(self.data()),
         }
     }
@@ -179,7 +191,7 @@ impl<'p> Packet<'p> {
     #[inline]
     pub fn outer_dst(&self) -> Option<IpAddr> {
         match self.headers.v4() {
-            Some(v4) => Some(v4.dst.into()),
+            Some(v4) => Some(v4.dst().into()),
             None => self.headers.dst(self.data()),
         }
     }
@@ -193,18 +205,14 @@ impl<'p> Packet<'p> {
     /// Notes the outcome of decapsulation. From here on [`Packet::data`] begins with the inner packet's IP header.
     #[inline]
     pub fn set_decapsulated(&mut self, outcome: Decapsulated) {
-        self.content = Content::Decapsulated(outcome);
+        (self.content, self.decapsulated) = (Content::Decapsulated, outcome);
         self.inner_at = self.start;
     }
 
     /// The packet that is forwarded: what came out of a tunnel, or what passes through; none before the gate egress.
     #[inline]
     pub fn inner(&self) -> Option<&Inner> {
-        match &self.content {
-            Content::Decapsulated(decapsulated) => Some(&decapsulated.inner),
-            Content::Transit(inner) => Some(inner),
-            Content::Unknown => None,
-        }
+        (self.content != Content::Unknown).then_some(&self.decapsulated.inner)
     }
 
     /// Lets the frame begin with the IP header of a packet that passes through, without what lies behind its end.
@@ -213,7 +221,7 @@ impl<'p> Packet<'p> {
         let at = self.headers.l3();
         let inner = Inner::parse(self.data().get(at..).unwrap_or_default())?;
         self.narrow(at..at + inner.total_len()).map_err(|_| DropReason::InnerMalformed)?;
-        self.content = Content::Transit(inner);
+        (self.content, self.decapsulated.inner) = (Content::Transit, inner);
         self.inner_at = self.start;
         Ok(inner)
     }
@@ -223,7 +231,7 @@ impl<'p> Packet<'p> {
     pub(crate) fn inner_dst(&self) -> Option<IpAddr> {
         let inner = self.inner()?;
         match inner.v4() {
-            Some(v4) => Some(v4.dst.into()),
+            Some(v4) => Some(v4.dst().into()),
             None => inner.dst(self.data()),
         }
     }
@@ -232,7 +240,8 @@ impl<'p> Packet<'p> {
     #[inline]
     pub fn ip(&self) -> &[u8] {
         let len = self.inner().map_or(0, Inner::total_len);
-        self.buffer.get(self.inner_at..self.inner_at.saturating_add(len)).unwrap_or_default()
+        let at = self.inner_at as usize;
+        self.buffer.get(at..at.saturating_add(len)).unwrap_or_default()
     }
 
     /// Whether this host has made it.
@@ -288,6 +297,17 @@ impl<'p> Packet<'p> {
         self.headers = headers;
     }
 
+    /// Reads the headers of the frame that was received.
+    #[inline(always)]
+    pub(crate) fn parse(&mut self) -> Result<(), DropReason> {
+        let frame = match self.buffer.get(self.start as usize..self.end as usize) {
+            Some(frame) => frame,
+            None => outside(),
+        };
+        self.macs = MacPair::of(frame);
+        wire::parse_into(frame, &mut self.headers)
+    }
+
     #[inline]
     pub(crate) fn set_headers(&mut self, headers: Headers) {
         self.headers = headers;
@@ -298,7 +318,7 @@ impl<'p> Packet<'p> {
     /// the inner one with the SPI that it came in on. None for frames without IP.
     pub fn selectors(&self) -> Option<PacketSelectors> {
         if let Some(inner) = self.inner() {
-            let packet = self.buffer.get(self.inner_at..)?;
+            let packet = self.buffer.get(self.inner_at as usize..)?;
             return Some(PacketSelectors {
                 src: inner.src(packet)?,
                 dst: inner.dst(packet)?,

@@ -26,7 +26,7 @@ fn commit(window: &ReplayWindow, numbers: &[u64]) -> (Vec<u64>, Vec<Refused>) {
     let seqs: Vec<SeqNo> = numbers.iter().copied().map(SeqNo).collect();
     let mut accepted = vec![true; numbers.len()];
     let mut refused = Vec::new();
-    window.commit_run(&seqs, |index, why| {
+    window.commit_run(seqs.iter().copied(), |index, why| {
         accepted[index] = false;
         refused.push(why);
     });

@@ -59,7 +59,7 @@ fn commit_round(window: &ReplayWindow, first: u64, order: Order, random: &mut Ra
     let mut highest = None;
     let mut commit = |seqs: &[SeqNo]| {
         let mut accepted = [true; 64];
-        window.commit_run(seqs, |index, why| {
+        window.commit_run(seqs.iter().copied(), |index, why| {
             accepted[index] = false;
             refusals.push(why);
         });

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use nf_core::config::FilterSpec;
 use nf_core::control::proto::EventKind;
 use nf_core::types::Spi;
@@ -65,8 +65,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SaCommand,
     },
-    /// Have nf-core take over what has changed in its nf.toml: all of it, without a packet lost, or nothing.
-    Reload,
+    /// Have nf-core and its agent take over what has changed in their nf.toml: all of it, or nothing. An agent that doesn't run
+    /// isn't waited for.
+    Reload {
+        /// Only this one.
+        program: Option<Reloads>,
+    },
     /// Watch nf-core on a screen: rates by core and SA, drops, stuck peers, recovery. Keys: q quit, p pause, s sort.
     Top,
     /// Print a script by which a shell completes nf-ctl's command line.
@@ -119,6 +123,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PluginCommand,
     },
+}
+
+/// Who reloads its configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Reloads {
+    /// nf-core.
+    NfCore,
+    /// Its agent.
+    Agent,
 }
 
 #[derive(Subcommand)]

@@ -8,6 +8,7 @@ mod ike;
 mod manual;
 mod monitor;
 mod pipe;
+mod reload;
 mod render;
 mod sa;
 mod show;
@@ -22,7 +23,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use nf_core::control::client::{Client, ClientError};
-use nf_core::control::controller::Reloaded;
 use nf_core::control::proto::Request;
 use nf_core::sa::spec::FieldError;
 use nf_ctl::agent::daemon::{self, AgentError};
@@ -154,10 +154,7 @@ fn run(cli: &Cli) -> Result<String, Error> {
             daemon::run(config)?;
             Ok(String::new())
         }
-        Command::Reload => {
-            let reloaded: Reloaded = Client::connect(&cli.socket)?.call(&Request::Reload {})?;
-            Ok(if cli.json { render::json(&reloaded) } else { render::reloaded(&reloaded) })
-        }
+        Command::Reload { program } => reload::run(cli, *program),
         Command::Top => top::run(cli).map(|()| String::new()),
         Command::Completions { shell } => Ok(manual::completions(*shell)),
         Command::Man { directory } => manual::pages(directory).map(|()| String::new()),

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use nf_core::control::audit::AuditEntry;
-use nf_core::control::controller::Reloaded;
 use nf_core::control::proto::{PluginReport, PortReport, SaReport, Status};
 use nf_core::counters::{Report, Tally};
 use nf_core::drop::GlobalDrop;
@@ -89,30 +88,6 @@ pub(crate) fn counters(report: &Report, cores: &[Report]) -> String {
             report.tx.packets,
             i128::from(report.rx.packets) + i128::from(report.originated.packets) - i128::from(ended)
         );
-    }
-    out
-}
-
-/// `reload`
-pub(crate) fn reloaded(report: &Reloaded) -> String {
-    let mut out = String::new();
-    let Reloaded { sas_added, sas_changed, sas_removed, .. } = report;
-    if sas_added + sas_changed + sas_removed > 0 {
-        line!(out, "SAs: {sas_added} added, {sas_changed} changed, {sas_removed} removed");
-    }
-    for (what, names) in [
-        ("plugin instances added", &report.instances_added),
-        ("plugin instances changed", &report.instances_changed),
-        ("plugin instances removed", &report.instances_removed),
-        ("taken over", &report.settings),
-        ("changed for the agent, which reads it when it is restarted", &report.for_agent),
-    ] {
-        if !names.is_empty() {
-            line!(out, "{what}: {}", names.join(", "));
-        }
-    }
-    if out.is_empty() {
-        line!(out, "nothing has changed");
     }
     out
 }

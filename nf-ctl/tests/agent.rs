@@ -458,6 +458,74 @@ fn a_second_agent_is_refused_and_sigterm_says_goodbye() {
     charon.wait_children(1);
 }
 
+/// The file changes, the agent doesn't end: what stays as it is keeps its SAs, all else is as the file says.
+#[test]
+#[ignore = "needs root"]
+fn a_reload_takes_over_peers_credentials_and_recovery() {
+    let lab = Lab::new();
+    let charon = charon(&lab, |_| ());
+    let head = HeadEnd::start(&lab, "kind = \"svti\"");
+    head.ok(&["ike", "initiate", "branch"]);
+    let inside = lab.watch_inside();
+    let _ping = lab.ping(Duration::from_millis(20));
+    wait_traffic(&inside, "traffic");
+    let spis = || head.ikes().iter().map(|ike| ike["initiator_spi"].to_string()).collect::<Vec<_>>();
+    let first = spis();
+    assert_eq!(head.ok(&["reload"]), "nothing has changed\n");
+
+    // A file that can't be used changes nothing, in nf-core neither, and says where it is wrong.
+    let line = |head: &HeadEnd, field: &str| {
+        let text = fs::read_to_string(head.core.dir.path().join("nf.toml")).unwrap();
+        text.lines().position(|line| line.starts_with(field)).unwrap() + 1
+    };
+    let with_hash = |text: String| text.replace("[recovery]", "[notify]\nbudget_per_min = 7\n[recovery]");
+    head.edit(|text| with_hash(text.replace("/psk\"", "/nowhere\"")));
+    let refused = head.refused(&["reload"]);
+    let wanted = format!("nf.toml:{}: [[peer]] #1 psk_file: ", line(&head, "psk_file"));
+    assert!(refused.contains("the agent has changed nothing: ") && refused.contains(&wanted), "{refused}");
+    head.edit(|text| text.replace("/nowhere\"", "/psk\"").replace("/agent.sock", "/other.sock"));
+    let refused = head.refused(&["reload"]);
+    assert!(refused.contains("[agent] socket can't be changed while the agent runs"), "{refused}");
+    head.edit(|text| text.replace("/other.sock", "/agent.sock"));
+    assert_eq!((head.ok(&["reload"]), spis()), ("taken over: [notify]\n".to_owned(), first.clone()));
+
+    head.edit(|text| text.replace("invalid_spi_recovery = true", "invalid_spi_recovery = false") + "dpd_s = 7\n");
+    let told = head.ok(&["reload"]);
+    assert_eq!(told, "peers with other settings, whose SAs go on: branch\ntaken over by the agent: [recovery]\n");
+    assert!(head.ok(&["show", "recovery"]).contains("disabled"), "{}", head.ok(&["show", "recovery"]));
+    assert_eq!(spis(), first);
+    wait_traffic(&inside, "traffic after reloads that don't concern it");
+
+    // The file is the same, what it names isn't.
+    charon.load(&[Connection::new(Side::Peer).with(|c| c.auth = Auth::Psk("another secret of this test".to_owned()))]);
+    head.write_psk("another secret of this test");
+    assert_eq!(head.ok(&["reload"]), "peers negotiated anew: branch\n");
+    wait_one_tunnel(&head, &charon, &inside, "traffic by the new secret");
+    assert_ne!(spis(), first);
+    let second = spis();
+    assert_eq!(head.ok(&["reload", "agent"]), "nothing has changed\n");
+    assert_eq!(spis(), second);
+
+    let mut taken = String::new();
+    head.edit(|text| {
+        let at = text.find("[[peer]]").unwrap();
+        taken = text[at..].to_owned();
+        text[..at].to_owned()
+    });
+    assert_eq!(head.ok(&["reload"]), "peers removed: branch\n");
+    charon.wait_children(0);
+    assert_eq!((head.sas(), head.sas_of("out"), head.ikes().len()), (0, 0, 0), "{}", head.log());
+    assert!(head.refused(&["recover", "branch"]).contains("the agent's configuration has none"));
+
+    head.edit(|text| text + &taken + "start = \"always\"\n");
+    head.signal_agent("HUP");
+    wait_one_tunnel(&head, &charon, &inside, "traffic with a peer that came by SIGHUP");
+    let audit = head.ok(&["show", "audit"]);
+    let recorded = |what| audit.lines().any(|line| line.contains("nf-ctl agent") && line.ends_with(what));
+    assert!(recorded("done    reload") && recorded("done    reload by SIGHUP"), "{audit}");
+    head.check_no_secret();
+}
+
 #[test]
 #[ignore = "needs root"]
 fn strongswan_as_the_daemon_is_asked_over_vici() {

@@ -448,6 +448,10 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl ConfigError {
+    fn at((span, message): raw::Refusal, text: &str, file: &Path) -> ConfigError {
+        ConfigError { file: file.to_owned(), excerpt: span.map(|span| Excerpt::of(text, span)), message }
+    }
+
     /// The line, counted from 1, where the error has one.
     pub fn line(&self) -> Option<usize> {
         self.excerpt.as_ref().map(|excerpt| excerpt.line)
@@ -464,9 +468,31 @@ impl ConfigError {
     }
 }
 
+/// What is wrong with one of the tables `[[table]]`, found by somebody who knows more about it than is checked here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableError {
+    /// The tables' name.
+    pub table: &'static str,
+    /// Which of them, from 0.
+    pub number: usize,
+    /// The field, and what is wrong with it.
+    pub error: FieldError,
+}
+
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, |_| Ok(())).map(|(config, ())| config)
+    }
+
+    /// Reads and checks a file, and has somebody else make something of it, whose errors get the line as well.
+    ///
+    /// # Errors
+    /// The file can't be used.
+    pub fn load_with<T>(
+        path: &Path,
+        make: impl FnOnce(&Config) -> Result<T, TableError>,
+    ) -> Result<(Config, T), ConfigError> {
         let error = |message: String| ConfigError { file: path.to_owned(), excerpt: None, message };
         // It may have keys in it.
         let octets = std::fs::read(path).map(Zeroizing::new).map_err(|e| {
@@ -489,16 +515,16 @@ impl Config {
                 message: "holds octets that aren't UTF-8 text".to_owned(),
             }
         })?;
-        Config::parse(text, path)
+        let config = Config::parse(text, path)?;
+        match make(&config) {
+            Ok(made) => Ok((config, made)),
+            Err(refused) => Err(ConfigError::at(raw::refused(text, refused), text, path)),
+        }
     }
 
     /// Checks a text; `file` is for messages.
     pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
-        raw::parse(text).map_err(|(span, message)| ConfigError {
-            file: file.to_owned(),
-            excerpt: span.map(|span| Excerpt::of(text, span)),
-            message,
-        })
+        raw::parse(text).map_err(|refusal| ConfigError::at(refusal, text, file))
     }
 }
 
@@ -851,6 +877,26 @@ bind = [{ gate = "drop", filter = { spi = "0x100-0x1ff" }, priority = 5 }]
         let binary = dir.path().join("binary.toml");
         std::fs::write(&binary, b"# one\n\xFF\n").unwrap();
         assert!(load(&binary).ends_with("binary.toml:2: holds octets that aren't UTF-8 text"));
+    }
+
+    /// What the agent finds wrong with a `[[peer]]`, for one.
+    #[test]
+    fn somebody_elses_errors_have_a_line_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nf.toml");
+        let peer = |name: &str| format!("[[peer]]\nname = \"{name}\"\nkind = \"dynamic-map\"\npsk_file = \"{name}\"\n");
+        std::fs::write(&path, peer("a") + &peer("b")).unwrap();
+        let names = |config: &Config| config.peers.iter().map(|peer| peer.name.clone()).collect::<Vec<_>>();
+        let (config, made) = Config::load_with(&path, |config| Ok(names(config))).unwrap();
+        assert_eq!((config.peers.len(), made), (2, vec!["a".to_owned(), "b".to_owned()]));
+        let refuse = |field| TableError { table: "peer", number: 1, error: FieldError::new(field, "isn't there") };
+        for (field, wanted) in [
+            ("psk_file", ":8: [[peer]] #2 psk_file: isn't there"),
+            ("local_id", ":5: [[peer]] #2 local_id: isn't there"),
+        ] {
+            let error = Config::load_with(&path, |_| Err::<(), _>(refuse(field))).unwrap_err();
+            assert!(error.to_string().ends_with(wanted), "{error}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     Agent, Bind, Config, Control, Crypto, CryptoDevice, Eal, Local, Neighbour, Notify, Plugin, Port, PortRole,
     Reassembly, Recovery,
 };
-use super::{Route, Sad};
+use super::{Route, Sad, TableError};
 use crate::control::access::Access;
 use crate::crypto::EngineChoice;
 use crate::holding::HoldLimits;
@@ -297,7 +297,7 @@ pub(super) fn range<T: FromStr + PartialOrd + Copy>(
 }
 
 /// The octets that it is about, and a message.
-type Refusal = (Option<Range<usize>>, String);
+pub(super) type Refusal = (Option<Range<usize>>, String);
 
 pub(super) fn parse(text: &str) -> Result<Config, Refusal> {
     let raw: RawConfig = toml::from_str(text).map_err(|error| {
@@ -305,6 +305,12 @@ pub(super) fn parse(text: &str) -> Result<Config, Refusal> {
         (error.span(), error.message().replace('\n', "; "))
     })?;
     Checker { text }.config(raw)
+}
+
+/// A field of a table that somebody else has found wrong, as an error about a place of the text.
+pub(super) fn refused(text: &str, error: TableError) -> Refusal {
+    let TableError { table, number, error } = error;
+    Checker { text }.at(table, Some(number), error)
 }
 
 /// Turns errors about fields into errors about places of the text.

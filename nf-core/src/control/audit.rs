@@ -81,7 +81,7 @@ impl Audit {
     }
 
     /// Notes a change.
-    pub(super) fn note(&self, client: Option<Client>, request: String, result: Outcome, error: Option<String>) {
+    pub fn note(&self, client: Option<Client>, request: String, result: Outcome, error: Option<String>) {
         let entry = AuditEntry {
             time: timestamp(SystemTime::now()),
             program: self.program.to_owned(),

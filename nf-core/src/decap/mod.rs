@@ -26,10 +26,9 @@ use self::runs::{Admitted, AdmittedByLane, Run, Runs};
 use crate::batch::Batch;
 use crate::core::CoreCx;
 use crate::counters::Consumed;
-use crate::crypto::OpenJob;
+use crate::crypto::{Layout, OpenJob};
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
-use crate::hash;
 use crate::lanes::{BURST, Lane, Lanes};
 use crate::lookaside::{Opened, Ticket, Verdict};
 use crate::packet::Packet;
@@ -41,7 +40,7 @@ use crate::sa::spec::Encap;
 use crate::sa::table::{Lookup, Probe, SaTable};
 use crate::stage::Stage;
 use crate::types::{SeqNo, Spi};
-use crate::wire::{Headers, IpVersion};
+use crate::wire::{Headers, IpVersion, ipv4};
 
 /// The decapsulation plugin.
 pub struct DecapPlugin;
@@ -122,8 +121,10 @@ fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admi
     core.watch.lap(Stage::Commit, authentic);
     let mut inner = Lanes::NONE;
     for Run { sa, lanes } in runs.iter() {
+        let usual = strip::Usual::of(sa);
         for lane in *lanes {
-            match strip::strip(batch.packet_mut(lane), sa, admitted.of(lane).payload_len as usize) {
+            let payload_len = admitted.of(lane).payload_len as usize;
+            match strip::strip(batch.packet_mut(lane), sa, usual.as_ref(), payload_len) {
                 Ok(strip::Stripped::Inner) => inner.insert(lane),
                 Ok(strip::Stripped::Dummy) => batch.consume(lane, Consumed::Dummy),
                 Err(why) => {
@@ -137,37 +138,63 @@ fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admi
     core.watch.lap(Stage::Strip, runs.lanes().len());
 }
 
-/// What an SA is looked up by. The addresses as numbers: an [`IpAddr`] that has just been made is compared octet by octet
-/// in memory, and the CPU waits for what it wrote there.
+/// What an SA is looked up by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Wanted {
     spi: Spi,
-    version: IpVersion,
-    dst: u128,
-    src: u128,
+    ends: Ends,
+}
+
+/// The two ends of an outer packet. Those of IPv4 are compared as a number: an [`IpAddr`] that has just been made is compared
+/// octet by octet in memory, and the CPU waits for what it wrote there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    V4(ipv4::Addresses),
+    V6 { src: IpAddr, dst: IpAddr },
 }
 
 impl Wanted {
     #[inline]
     fn by(packet: &Packet<'_>) -> Option<Wanted> {
         let headers = packet.headers();
-        let spi = headers.spi()?;
-        if let Some(v4) = headers.v4() {
-            let (dst, src) = (v4.dst.to_bits().into(), v4.src.to_bits().into());
-            return Some(Wanted { spi, version: IpVersion::V4, dst, src });
+        let ends = match headers.v4() {
+            Some(addresses) => Ends::V4(addresses),
+            None => Ends::V6 { src: packet.outer_src()?, dst: packet.outer_dst()? },
+        };
+        Some(Wanted { spi: headers.spi()?, ends })
+    }
+
+    /// Whether a packet is of IPv4 and wants the same.
+    #[inline(always)]
+    fn is_of(&self, headers: Headers) -> bool {
+        let Ends::V4(addresses) = self.ends else {
+            return false;
+        };
+        headers.v4().is_some_and(|its| its.word() == addresses.word()) && headers.spi() == Some(self.spi)
+    }
+
+    #[inline]
+    fn version(&self) -> IpVersion {
+        match self.ends {
+            Ends::V4(_) => IpVersion::V4,
+            Ends::V6 { .. } => IpVersion::V6,
         }
-        let (dst, src) = (hash::bits(packet.outer_dst()?), hash::bits(packet.outer_src()?));
-        Some(Wanted { spi, version: IpVersion::V6, dst, src })
     }
 
     #[inline]
     fn dst(&self) -> IpAddr {
-        self.version.address(self.dst)
+        match self.ends {
+            Ends::V4(addresses) => addresses.dst().into(),
+            Ends::V6 { dst, .. } => dst,
+        }
     }
 
     #[inline]
     fn src(&self) -> IpAddr {
-        self.version.address(self.src)
+        match self.ends {
+            Ends::V4(addresses) => addresses.src().into(),
+            Ends::V6 { src, .. } => src,
+        }
     }
 }
 
@@ -183,7 +210,14 @@ struct Flow<'s> {
 fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, lanes: Lanes, runs: &mut Runs<'s>) {
     let mut flows = ArrayVec::<Flow<'s>, BURST>::new();
     for lane in lanes {
-        let Some(wanted) = Wanted::by(batch.packet(lane)) else {
+        let packet = batch.packet(lane);
+        if let Some(flow) = flows.last_mut()
+            && flow.wanted.is_of(packet.headers())
+        {
+            flow.lanes.insert(lane);
+            continue;
+        }
+        let Some(wanted) = Wanted::by(packet) else {
             batch.drop(lane, DropReason::EspTruncated);
             continue;
         };
@@ -220,7 +254,7 @@ fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: Wanted) -> Result<&'s
     match sad.resolve(probe, spi, wanted.dst(), wanted.src()) {
         Lookup::Found(sa) => Ok(sa),
         Lookup::Larval(reservation) => Err(Stop::Hold(reservation)),
-        Lookup::Deleted => Err(wanted.version.choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6).into()),
+        Lookup::Deleted => Err(wanted.version().choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6).into()),
         Lookup::Unknown => Err(Stop::Unknown),
     }
 }
@@ -231,7 +265,7 @@ fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: Wan
     if let Some(packets) = core.limiter.offer(core.now, wanted.src(), wanted.dst(), wanted.spi) {
         tell_unknown(core, batch.packet(lane), packets, wanted);
     }
-    batch.drop(lane, wanted.version.choose(DropReason::UnknownSpiV4, DropReason::UnknownSpiV6));
+    batch.drop(lane, wanted.version().choose(DropReason::UnknownSpiV4, DropReason::UnknownSpiV6));
 }
 
 #[cold]
@@ -254,14 +288,19 @@ fn tell_unknown(core: &mut CoreCx<'_>, packet: &Packet<'_>, packets: u32, wanted
 /// Stage 2: what can be said of an SA's packets before anything is spent on them.
 fn admit(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, admitted: &mut AdmittedByLane) {
     let sa = run.sa;
+    let (layout, is_over, window) = (sa.layout, sa.phase().is_over(), sa.window.now());
     for lane in run.lanes {
         let headers = batch.packet(lane).headers();
-        let outcome = usable(sa, headers).and_then(|payload_len| {
+        let admit = || {
+            let payload_len = payload_len(layout, headers)?;
+            if is_over {
+                return Err(over(headers));
+            }
             let low = headers.seq_low().ok_or(DropReason::EspTruncated)?;
-            let seq = sa.window.check(low).map_err(|refused| replayed(core, sa, refused))?;
+            let seq = window.check(low).map_err(|refused| replayed(core, sa, refused))?;
             Ok(Admitted { seq, payload_len })
-        });
-        match outcome {
+        };
+        match admit() {
             Ok(it) => admitted.set(lane, it),
             Err(why) => {
                 run.lanes.remove(lane);
@@ -271,15 +310,17 @@ fn admit(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, admitted: 
     }
 }
 
-/// Octets of the payload of a packet that the SA may still take.
+/// Octets of a packet's payload.
 #[inline(always)]
-fn usable(sa: &Sa, headers: Headers) -> Result<u32, DropReason> {
-    let payload = sa.layout.payload_range(headers.esp_range().len()).ok_or(DropReason::PadOrLength)?;
-    if sa.phase().is_over() {
-        let v6 = headers.version() == Some(IpVersion::V6);
-        return Err(if v6 { DropReason::InvalidSaV6 } else { DropReason::InvalidSaV4 });
-    }
+fn payload_len(layout: Layout, headers: Headers) -> Result<u32, DropReason> {
+    let payload = layout.payload_range(headers.esp_range().len()).ok_or(DropReason::PadOrLength)?;
     Ok(payload.len() as u32)
+}
+
+/// Why a packet is dropped whose SA may take none any more.
+#[cold]
+fn over(headers: Headers) -> DropReason {
+    headers.version().unwrap_or(IpVersion::V4).choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6)
 }
 
 #[inline(never)]
@@ -323,7 +364,8 @@ pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[O
     for (lane, Opened { ticket, verdict }) in batch.lanes().into_iter().zip(opened) {
         let Ticket { sa, seq, headers, .. } = ticket;
         let outcome = match verdict {
-            Verdict::Authentic => usable(sa, *headers),
+            Verdict::Authentic if sa.phase().is_over() => Err(over(*headers)),
+            Verdict::Authentic => payload_len(sa.layout, *headers),
             Verdict::Forged => {
                 sa.counters(core.id).auth_failed.add(1);
                 Err(DropReason::AuthFailed)
@@ -360,12 +402,10 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted:
             work.push(OpenJob::new(esp, admitted.of(lane).seq.high()));
         }
         run.sa.opener.open_burst(&mut work);
-        let mut forged = Lanes::NONE;
-        for (lane, work) in run.lanes.zip(&work) {
-            if !work.opened() {
-                forged.insert(lane);
-            }
+        if work.iter().all(OpenJob::opened) {
+            continue;
         }
+        let forged: Lanes = run.lanes.zip(&work).filter(|(_, work)| !work.opened()).map(|(lane, _)| lane).collect();
         drop(work);
         run.lanes -= forged;
         for lane in forged {
@@ -379,26 +419,30 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted:
 fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
     for run in runs.iter_mut() {
         let (sa, lanes) = (run.sa, run.lanes);
-        let seqs: ArrayVec<SeqNo, BURST> = lanes.map(|lane| admitted.of(lane).seq).collect();
-        sa.window.commit_run(&seqs, |index, why| {
+        sa.window.commit_run(lanes.map(|lane| admitted.of(lane).seq), |index, why| {
             if let Some(lane) = lanes.into_iter().nth(index) {
                 run.lanes.remove(lane);
                 batch.drop(lane, replayed(core, sa, why));
             }
         });
-        let (mut octets, mut newest) = (0, None);
+        let Some(first) = run.lanes.into_iter().next() else {
+            continue;
+        };
+        let (mut packets, mut octets, mut newest) = (0, 0, (admitted.of(first).seq, first));
         for lane in run.lanes {
             let Admitted { seq, payload_len } = admitted.of(lane);
+            packets += 1;
             octets += u64::from(payload_len);
-            newest = newest.filter(|(newest, _)| *newest > seq).or(Some((seq, lane)));
+            if seq >= newest.0 {
+                newest = (seq, lane);
+            }
         }
         let counters = sa.counters(core.id);
-        counters.packets.add(run.lanes.len() as u64);
+        counters.packets.add(packets);
         counters.octets.add(octets);
-        if let Some((newest, lane)) = newest {
-            sa.raise_mark(newest);
-            tell(core, batch.packet(lane), sa, newest);
-        }
+        let (newest, lane) = newest;
+        sa.raise_mark(newest);
+        tell(core, batch.packet(lane), sa, newest);
     }
 }
 

@@ -52,7 +52,11 @@ impl Bucket {
     /// Fills it up to a time; gives what it has no room for.
     #[inline]
     fn fill(&mut self, now: Nanos) -> u64 {
-        let fresh = now.since(self.filled) / NANOS_PER_TOKEN;
+        let since = now.since(self.filled);
+        if since < NANOS_PER_TOKEN {
+            return 0;
+        }
+        let fresh = since / NANOS_PER_TOKEN;
         self.filled = Nanos(self.filled.0 + fresh * NANOS_PER_TOKEN);
         self.add(fresh)
     }

@@ -104,6 +104,7 @@ impl Sa {
         let Progress { highest, packets, octets, mark } = progress;
         let next = SeqNo(highest.0.saturating_add(1));
         let window = ReplayWindow::resume_from(params.replay_window, params.transform.esn(), next);
+        let window = if cores > 1 { window } else { window.alone() };
         // A number that may come again can't run out.
         let allowance = Allowance::new(&params.lifetime, window.last().unwrap_or(SeqNo(u64::MAX)));
         let key = params.key();

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::policy::{Selector, Selectors};
 use crate::wire::Inner;
+use crate::wire::ipv4::Addresses;
 
 /// What an SA may carry. The selectors that nearly all SAs have lie in the SA itself, so that they are one place of memory
 /// less to wait for.
@@ -13,22 +14,42 @@ pub struct Permit(Rule);
 #[derive(Debug)]
 enum Rule {
     Any,
-    /// One network of IPv4 on either side, and all of it.
-    V4 {
-        src: V4Net,
-        dst: V4Net,
-    },
+    V4(V4Pair),
     Lists(Box<Selectors>),
 }
 
+/// One network of IPv4 on either side, and all of it: source and destination are compared at once.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct V4Pair {
+    addresses: u64,
+    mask: u64,
+}
+
+impl V4Pair {
+    /// Holds every pair of addresses.
+    const ANY: V4Pair = V4Pair { addresses: 0, mask: 0 };
+
+    fn new(src: V4Net, dst: V4Net) -> V4Pair {
+        V4Pair {
+            addresses: Addresses::between(src.address, dst.address).word(),
+            mask: Addresses::between(src.mask, dst.mask).word(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn contains(self, addresses: Addresses) -> bool {
+        (self.addresses ^ addresses.word()) & self.mask == 0
+    }
+}
+
+#[derive(Clone, Copy)]
 struct V4Net {
-    address: u32,
-    mask: u32,
+    address: Ipv4Addr,
+    mask: Ipv4Addr,
 }
 
 impl V4Net {
-    const ANY: V4Net = V4Net { address: 0, mask: 0 };
+    const ANY: V4Net = V4Net { address: Ipv4Addr::UNSPECIFIED, mask: Ipv4Addr::UNSPECIFIED };
 
     /// The only network of a list, which is any where the list is empty; none for other lists.
     fn only(list: &[Selector]) -> Option<V4Net> {
@@ -37,17 +58,12 @@ impl V4Net {
             [Selector { network, upper }] if upper.is_any() => match network.address() {
                 IpAddr::V4(address) => {
                     let mask = u32::MAX.checked_shl(32 - u32::from(network.length())).unwrap_or(0);
-                    Some(V4Net { address: address.to_bits(), mask })
+                    Some(V4Net { address, mask: Ipv4Addr::from_bits(mask) })
                 }
                 IpAddr::V6(_) => None,
             },
             _ => None,
         }
-    }
-
-    #[inline]
-    fn contains(self, address: Ipv4Addr) -> bool {
-        (self.address ^ address.to_bits()) & self.mask == 0
     }
 }
 
@@ -58,19 +74,29 @@ impl From<&Selectors> for Permit {
         }
         // No packet has addresses of both versions: one side with IPv4 makes it a rule of IPv4.
         Permit(match (V4Net::only(&selectors.src), V4Net::only(&selectors.dst)) {
-            (Some(src), Some(dst)) => Rule::V4 { src, dst },
+            (Some(src), Some(dst)) => Rule::V4(V4Pair::new(src, dst)),
             _ => Rule::Lists(Box::new(selectors.clone())),
         })
     }
 }
 
 impl Permit {
+    /// The addresses of IPv4 that the SA may carry, where they are all that decides about a packet of IPv4.
+    #[inline]
+    pub(crate) fn v4(&self) -> Option<V4Pair> {
+        match self.0 {
+            Rule::Any => Some(V4Pair::ANY),
+            Rule::V4(pair) => Some(pair),
+            Rule::Lists(_) => None,
+        }
+    }
+
     /// Whether the SA may carry this packet, whose IP header `inner` describes.
     #[inline(always)]
     pub fn permit(&self, packet: &[u8], inner: Inner) -> bool {
         match &self.0 {
             Rule::Any => true,
-            Rule::V4 { src, dst } => inner.v4().is_some_and(|v4| src.contains(v4.src) && dst.contains(v4.dst)),
+            Rule::V4(pair) => inner.v4().is_some_and(|v4| pair.contains(v4)),
             Rule::Lists(selectors) => by_lists(selectors, packet, inner),
         }
     }
@@ -127,7 +153,11 @@ mod tests {
             let packet = packet(from, to);
             let inner = Inner::parse(&packet).unwrap();
             let selectors = Selectors { src, dst };
-            prop_assert_eq!(Permit::from(&selectors).permit(&packet, inner), selectors.permit(&packet, &inner));
+            let (permit, permitted) = (Permit::from(&selectors), selectors.permit(&packet, &inner));
+            prop_assert_eq!(permit.permit(&packet, inner), permitted);
+            if let (Some(pair), Some(addresses)) = (permit.v4(), inner.v4()) {
+                prop_assert_eq!(pair.contains(addresses), permitted);
+            }
         }
     }
 }

@@ -27,11 +27,15 @@
 //!
 //! * Words: the argument above needs only that a compare-exchange sees the newest value of *its* word, and a
 //!   read-modify-write does so under every ordering. A set bit publishes no other memory, so there is nothing to release
-//!   or to acquire. A stale load in [`ReplayWindow::check`] can only let pass what the commit then refuses.
+//!   or to acquire. A stale load in [`WindowNow::check`] can only let pass what the commit then refuses.
 //! * Head: it only grows, by `fetch_max`. A core that reads an old head tests against a window that lies further left
 //!   than the newest. It may accept a late packet that was never accepted before, as if that packet had come a moment
 //!   earlier; the words still refuse a second one. The high half is inferred from a head that lags by the few packets
 //!   that other cores hold, and errs only if it lags by about 2³².
+//!
+//! # One core alone
+//!
+//! In a process with one core a word is read and stored, as nobody can change it in between.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -143,6 +147,8 @@ pub struct ReplayWindow {
     /// The last number that the SA can use.
     last: u64,
     esn: bool,
+    /// Whether one core alone commits.
+    alone: bool,
 }
 
 impl ReplayWindow {
@@ -174,6 +180,7 @@ impl ReplayWindow {
             reach,
             last,
             esn,
+            alone: false,
         };
         if !window.is_off() {
             window.fill_up_to(head);
@@ -181,44 +188,32 @@ impl ReplayWindow {
         window
     }
 
+    /// The same window for one core: whoever commits is the only one, at least at a time. It needs no exchanges then, each
+    /// of which has the core wait for all that it has written before; with many SAs a packet pays for two of them.
+    #[must_use]
+    pub(crate) fn alone(self) -> Self {
+        ReplayWindow { alone: true, ..self }
+    }
+
     /// The last number that a packet may have, unless the window is off.
     pub fn last(&self) -> Option<SeqNo> {
         (!self.is_off()).then_some(SeqNo(self.last))
     }
 
-    /// Before decryption: completes the number on the wire and refuses what is certainly a replay or too old.
-    ///
-    /// With ESN the high half is inferred as RFC 4303 A2.2 says; before the first packet it is 0. A number that would
-    /// have come before 0 is too old. When the window is off nothing is refused, and with ESN the number nearest to the
-    /// head is taken.
-    ///
-    /// `Ok` promises nothing: the packet may still be forged, or another core may commit its number first. Authenticate
-    /// it under the returned number, then [`commit`](Self::commit) that number.
+    /// The window as it is now, for the first look at a burst's numbers: the head is read once for all of them.
+    #[inline]
+    pub fn now(&self) -> WindowNow<'_> {
+        WindowNow { window: self, head: self.head.load(Ordering::Relaxed) }
+    }
+
+    /// As [`WindowNow::check`], of one number.
     ///
     /// # Errors
     ///
     /// [`Refused`]: drop the packet.
     #[inline]
     pub fn check(&self, low: u32) -> Result<SeqNo, Refused> {
-        let head = self.head.load(Ordering::Relaxed);
-        let inferred = self.infer(head, low);
-        if self.is_off() {
-            // No such number on this side of 0 or 2^64: the head's own high half is as near as it gets.
-            return Ok(SeqNo(inferred.unwrap_or(head & !u64::from(u32::MAX) | u64::from(low))));
-        }
-        let seq = inferred.ok_or(Refused::TooOld)?;
-        if seq < self.lowest(head) || seq > self.last {
-            return Err(Refused::TooOld);
-        }
-        if seq <= head {
-            let block = block_of(seq);
-            let word = self.word(block).load(Ordering::Relaxed);
-            let seen = self.seen(word, block).ok_or(Refused::TooOld)?;
-            if seen & packet_bit(seq) != 0 {
-                return Err(Refused::Duplicate);
-            }
-        }
-        Ok(SeqNo(seq))
+        self.now().check(low)
     }
 
     /// After authentication: marks the number as received, and moves the window if it is the highest.
@@ -229,7 +224,7 @@ impl ReplayWindow {
     #[inline]
     pub fn commit(&self, seq: SeqNo) -> Result<(), Refused> {
         let mut verdict = Ok(());
-        self.commit_run(&[seq], |_, why| verdict = Err(why));
+        self.commit_run([seq], |_, why| verdict = Err(why));
         verdict
     }
 
@@ -240,20 +235,33 @@ impl ReplayWindow {
     /// block of 16 share one compare-exchange and the head is moved once. Several cores can afford to share a window
     /// only thanks to that.
     #[inline]
-    pub fn commit_run(&self, seqs: &[SeqNo], mut refused: impl FnMut(usize, Refused)) {
+    pub fn commit_run<I>(&self, seqs: I, mut refused: impl FnMut(usize, Refused))
+    where
+        I: IntoIterator<Item = SeqNo, IntoIter: Clone>,
+    {
+        let mut left = seqs.into_iter();
         let head_before = self.head.load(Ordering::Relaxed);
         let mut head = head_before;
         if self.is_off() {
-            head = seqs.iter().fold(head, |head, seq| head.max(seq.0));
+            head = left.fold(head, |head, seq| head.max(seq.0));
         } else {
-            let mut start = 0;
-            for run in seqs.chunk_by(|a, b| block_of(a.0) == block_of(b.0)) {
-                head = self.commit_block(head, run, |index, why| refused(start + index, why));
-                start += run.len();
+            let mut index = 0;
+            let mut next = left.next();
+            while let Some(first) = next {
+                let mut asked = Asked { block: block_of(first.0), bits: packet_bit(first.0), twice: 0, count: 1 };
+                let behind_first = left.clone();
+                next = left.find(|seq| !asked.takes(*seq));
+                let run = std::iter::once(first).chain(behind_first).take(asked.count);
+                head = self.commit_block(head, &asked, run, |nth, why| refused(index + nth, why));
+                index += asked.count;
             }
         }
         if head > head_before {
-            self.head.fetch_max(head, Ordering::Relaxed);
+            if self.alone {
+                self.head.store(head, Ordering::Relaxed);
+            } else {
+                self.head.fetch_max(head, Ordering::Relaxed);
+            }
         }
     }
 
@@ -273,28 +281,37 @@ impl ReplayWindow {
         }
     }
 
-    /// Commits numbers of one block against a window that ends at `head`; returns the head after them.
+    /// Commits numbers of one block, which are those of `run`, against a window that ends at `head`; returns the head after
+    /// them.
     ///
     /// The head may move while the run is judged, yet never so far that it decides about a number of the same block:
     /// such a head lies in that block, and the window spans two blocks at least.
     #[inline]
-    fn commit_block(&self, head: u64, run: &[SeqNo], mut refused: impl FnMut(usize, Refused)) -> u64 {
-        let Some(first) = run.first() else { return head };
-        let block = block_of(first.0);
-        let asked = run.iter().fold(0, |bits, seq| bits | packet_bit(seq.0));
+    fn commit_block(
+        &self,
+        head: u64,
+        asked: &Asked,
+        run: impl Iterator<Item = SeqNo>,
+        refused: impl FnMut(usize, Refused),
+    ) -> u64 {
+        let block = asked.block;
         let in_window = self.in_window(head, block);
         let word = self.word(block);
         let mut current = word.load(Ordering::Relaxed);
-        let (in_window, mut fresh) = loop {
+        let (in_window, fresh) = loop {
             let Some(seen) = self.seen(current, block) else {
                 // Another core has moved the window past the block, and `head` did not tell yet.
                 break (0, 0);
             };
-            let fresh = asked & in_window & !seen;
+            let fresh = asked.bits & in_window & !seen;
             if fresh == 0 {
                 break (in_window, 0);
             }
             let marked = self.generation(block) << GENERATION_SHIFT | seen | fresh;
+            if self.alone {
+                word.store(marked, Ordering::Relaxed);
+                break (in_window, fresh);
+            }
             match word.compare_exchange_weak(current, marked, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break (in_window, fresh),
                 Err(now) => current = now,
@@ -304,18 +321,8 @@ impl ReplayWindow {
             Some(highest) => head.max(block << BLOCK_SHIFT | u64::from(highest)),
             None => head,
         };
-        if fresh.count_ones() as usize == run.len() {
-            return head;
-        }
-        for (index, seq) in run.iter().enumerate() {
-            let bit = packet_bit(seq.0);
-            if in_window & bit == 0 {
-                refused(index, Refused::TooOld);
-            } else if fresh & bit == 0 {
-                refused(index, Refused::Duplicate);
-            }
-            // The first packet with this number took it; a second one in the same run is a duplicate.
-            fresh &= !bit;
+        if fresh != asked.bits || asked.twice != 0 {
+            refuse(run, in_window, fresh, refused);
         }
         head
     }
@@ -397,6 +404,97 @@ impl ReplayWindow {
     }
 }
 
+/// The window as it was when a core looked at it.
+#[derive(Clone, Copy)]
+pub struct WindowNow<'w> {
+    window: &'w ReplayWindow,
+    head: u64,
+}
+
+impl WindowNow<'_> {
+    /// Before decryption: completes the number on the wire and refuses what is certainly a replay or too old.
+    ///
+    /// With ESN the high half is inferred as RFC 4303 A2.2 says; before the first packet it is 0. A number that would
+    /// have come before 0 is too old. When the window is off nothing is refused, and with ESN the number nearest to the
+    /// head is taken.
+    ///
+    /// `Ok` promises nothing: the packet may still be forged, or another core may commit its number first. Authenticate
+    /// it under the returned number, then [`commit`](ReplayWindow::commit) that number.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: drop the packet.
+    #[inline(always)]
+    pub fn check(self, low: u32) -> Result<SeqNo, Refused> {
+        match self.window.infer(self.head, low) {
+            // Nearly all are newer than all before.
+            Some(seq) if seq > self.head && seq <= self.window.last => Ok(SeqNo(seq)),
+            inferred => self.check_older(inferred, low),
+        }
+    }
+
+    /// As [`Self::check`], where the number isn't newer than the head.
+    #[inline(never)]
+    fn check_older(self, inferred: Option<u64>, low: u32) -> Result<SeqNo, Refused> {
+        let WindowNow { window, head } = self;
+        if window.is_off() {
+            // No such number on this side of 0 or 2^64: the head's own high half is as near as it gets.
+            return Ok(SeqNo(inferred.unwrap_or(head & !u64::from(u32::MAX) | u64::from(low))));
+        }
+        let seq = inferred.ok_or(Refused::TooOld)?;
+        if seq < window.lowest(head) || seq > window.last {
+            return Err(Refused::TooOld);
+        }
+        if seq <= head {
+            let block = block_of(seq);
+            let word = window.word(block).load(Ordering::Relaxed);
+            let seen = window.seen(word, block).ok_or(Refused::TooOld)?;
+            if seen & packet_bit(seq) != 0 {
+                return Err(Refused::Duplicate);
+            }
+        }
+        Ok(SeqNo(seq))
+    }
+}
+
+/// Neighbours of a run whose numbers lie in one block.
+struct Asked {
+    block: u64,
+    bits: u64,
+    /// Those of numbers that come more than once.
+    twice: u64,
+    count: usize,
+}
+
+impl Asked {
+    /// Takes the next number, if it lies in the block.
+    #[inline(always)]
+    fn takes(&mut self, seq: SeqNo) -> bool {
+        let is_in = block_of(seq.0) == self.block;
+        if is_in {
+            self.twice |= self.bits & packet_bit(seq.0);
+            self.bits |= packet_bit(seq.0);
+            self.count += 1;
+        }
+        is_in
+    }
+}
+
+/// Tells which numbers of a block were not accepted, where `fresh` are those that were.
+#[cold]
+fn refuse(run: impl Iterator<Item = SeqNo>, in_window: u64, mut fresh: u64, mut refused: impl FnMut(usize, Refused)) {
+    for (index, seq) in run.enumerate() {
+        let bit = packet_bit(seq.0);
+        if in_window & bit == 0 {
+            refused(index, Refused::TooOld);
+        } else if fresh & bit == 0 {
+            refused(index, Refused::Duplicate);
+        }
+        // The first packet with this number took it; a second one in the same run is a duplicate.
+        fresh &= !bit;
+    }
+}
+
 /// The block that a number lies in.
 #[inline]
 const fn block_of(seq: u64) -> u64 {
@@ -438,7 +536,7 @@ mod tests {
 
     fn verdicts(window: &ReplayWindow, seqs: &[SeqNo]) -> Vec<Result<(), Refused>> {
         let mut verdicts = vec![Ok(()); seqs.len()];
-        window.commit_run(seqs, |index, why| verdicts[index] = Err(why));
+        window.commit_run(seqs.iter().copied(), |index, why| verdicts[index] = Err(why));
         verdicts
     }
 
@@ -819,11 +917,13 @@ mod tests {
         fn the_window_does_what_the_rfc_says(
             packets in prop_oneof![prop::sample::select(&SIZES[..]), 32_u32..=300, Just(0_u32)],
             esn: bool,
+            alone: bool,
             start in start(),
             ops in prop::collection::vec(op(), 1..60),
         ) {
             let start = if esn { start } else { start.min(u64::from(u32::MAX)) };
             let w = ReplayWindow::resume_from(size(packets), esn, SeqNo(start));
+            let w = if alone { w.alone() } else { w };
             let mut model = Model::new(packets, esn, start);
             let mut used: Vec<u64> = vec![];
             let mut place = |model: &Model, step: &Step| {

@@ -16,11 +16,11 @@ pub fn sum(octets: &[u8]) -> u64 {
 /// Folds a sum to 16 bits.
 #[inline]
 pub const fn fold(sum: u64) -> u16 {
-    // Without a loop, which would have to be predicted: 64 bits, then 33, 18, 17 and 16.
-    let sum = (sum >> 32) + (sum & 0xFFFF_FFFF);
-    let sum = (sum >> 16) + (sum & 0xFFFF);
-    let sum = (sum >> 16) + (sum & 0xFFFF);
-    ((sum >> 16) + (sum & 0xFFFF)) as u16
+    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let half = half.wrapping_add(carry as u32);
+    // Of the sum of a number and itself with its halves swapped, the upper half is the sum of both halves, with the carry
+    // of the lower one, which is the same, added in.
+    (half.wrapping_add(half.rotate_left(16)) >> 16) as u16
 }
 
 /// The checksum over a slice: what goes into a header whose checksum field is zero.

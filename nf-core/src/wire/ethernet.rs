@@ -7,7 +7,7 @@ use super::u16_at;
 
 /// Octets of a header without tags.
 pub const HEADER_LEN: usize = 14;
-const TYPE_AT: usize = 12;
+pub(super) const TYPE_AT: usize = 12;
 const TAG_LEN: usize = 4;
 /// As many tags as a carrier adds to a customer's (802.1ad).
 const MAX_TAGS: usize = 2;

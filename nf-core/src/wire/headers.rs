@@ -107,8 +107,9 @@ impl Headers {
         self.l4.into()..self.end.into()
     }
 
+    /// Whether the frame is ESP, in UDP or without.
     #[inline]
-    fn is_esp(self) -> bool {
+    pub fn is_esp(self) -> bool {
         matches!(self.kind, Kind::Esp | Kind::EspInUdp)
     }
 
@@ -122,7 +123,7 @@ impl Headers {
     #[inline]
     pub fn src(self, frame: &[u8]) -> Option<IpAddr> {
         match self.version? {
-            IpVersion::V4 => Some(self.v4.src.into()),
+            IpVersion::V4 => Some(self.v4.src().into()),
             IpVersion::V6 => self.v6_address(frame, ipv6::field::SRC),
         }
     }
@@ -131,7 +132,7 @@ impl Headers {
     #[inline]
     pub fn dst(self, frame: &[u8]) -> Option<IpAddr> {
         match self.version? {
-            IpVersion::V4 => Some(self.v4.dst.into()),
+            IpVersion::V4 => Some(self.v4.dst().into()),
             IpVersion::V6 => self.v6_address(frame, ipv6::field::DST),
         }
     }
@@ -170,11 +171,19 @@ impl Headers {
 ///
 /// # Errors
 /// The reason under which to drop a frame that is cut short or lies about its lengths.
-#[inline(always)]
+#[inline]
 pub fn parse(frame: &[u8]) -> Result<Headers, DropReason> {
-    match parse_common(frame) {
-        Some(headers) => Ok(headers),
-        None => parse_any(frame),
+    let mut headers = Headers::default();
+    parse_into(frame, &mut headers).map(|()| headers)
+}
+
+/// As [`parse`], into the place where the headers are wanted: returned, they would be written twice, and the CPU would wait
+/// for the first time before the second. Where it fails `headers` are what they were.
+#[inline(always)]
+pub(crate) fn parse_into(frame: &[u8], headers: &mut Headers) -> Result<(), DropReason> {
+    match parse_common(frame, headers) {
+        Some(()) => Ok(()),
+        None => parse_any(frame).map(|any| *headers = any),
     }
 }
 
@@ -182,23 +191,22 @@ pub fn parse(frame: &[u8]) -> Result<Headers, DropReason> {
 const COMMON_LEN: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN + ESP_HEADER_LEN;
 /// The same with UDP between IPv4 and ESP.
 const COMMON_UDP_LEN: usize = COMMON_LEN + udp::HEADER_LEN;
+/// EtherType, IP version and header length of such frames.
+const COMMON_START: u32 = (ethertype::IPV4 as u32) << 8 | ipv4::PLAIN as u32;
 
 /// The headers of what nearly all frames are: Ethernet without tags, IPv4 without options, whole, sound, and ESP behind it
-/// or behind UDP. None for anything else, which [`parse_any`] then looks at from the beginning: it alone tells faults.
+/// or behind UDP. None, and nothing written, for anything else, which [`parse_any`] then looks at from the beginning: it
+/// alone tells faults.
 #[inline(always)]
-fn parse_common(frame: &[u8]) -> Option<Headers> {
+fn parse_common(frame: &[u8], headers: &mut Headers) -> Option<()> {
     use ipv4::field;
     const L3: usize = ethernet::HEADER_LEN;
     const L4: usize = L3 + ipv4::MIN_HEADER_LEN;
     let start: &[u8; COMMON_LEN] = frame.first_chunk()?;
-    let [.., type_high, type_low, version_and_len, tos] = *start.first_chunk::<{ L3 + 2 }>()?;
     let ip: &[u8; ipv4::MIN_HEADER_LEN] = start.get(L3..)?.first_chunk()?;
-    let total_len = u16::from_be_bytes([ip[field::TOTAL_LEN], ip[field::TOTAL_LEN + 1]]);
-    let fragment = u16::from_be_bytes([ip[field::FRAGMENT], ip[field::FRAGMENT + 1]]);
-    let end = L3 + usize::from(total_len);
-    if u16::from_be_bytes([type_high, type_low]) != ethertype::IPV4
-        || version_and_len != 0x45
-        || fragment & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0
+    let end = L3 + usize::from(u16_at(ip, field::TOTAL_LEN)?);
+    if u32_at(start, ethernet::TYPE_AT)? >> 8 != COMMON_START
+        || u16_at(ip, field::FRAGMENT)? & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0
         || end < COMMON_LEN
         || end > frame.len().min(u16::MAX.into())
         || !checksum::is_valid(ip)
@@ -206,31 +214,35 @@ fn parse_common(frame: &[u8]) -> Option<Headers> {
         return None;
     }
     let protocol = ip[field::PROTOCOL];
-    let headers = Headers {
-        kind: Kind::Esp,
+    let (kind, esp_at, esp): (_, _, &[u8; ESP_HEADER_LEN]) = match protocol {
+        protocol::ESP => (Kind::Esp, L4, start.last_chunk()?),
+        protocol::UDP if end >= COMMON_UDP_LEN => {
+            let udp: &[u8; udp::HEADER_LEN + ESP_HEADER_LEN] = frame.get(L4..)?.first_chunk()?;
+            let to_nat_t = u16_at(udp, udp::field::DST_PORT)? == NAT_T_PORT;
+            let to_the_end = usize::from(u16_at(udp, udp::field::LEN)?) == end - L4;
+            let esp = udp.last_chunk()?;
+            if !to_nat_t || !to_the_end || u32_at(esp, 0)? == 0 {
+                return None;
+            }
+            (Kind::EspInUdp, L4 + udp::HEADER_LEN, esp)
+        }
+        _ => return None,
+    };
+    *headers = Headers {
+        kind,
         version: Some(IpVersion::V4),
-        tos,
+        tos: ip[field::TOS],
         protocol,
         l3: L3 as u16,
         next_header_at: (L3 + field::PROTOCOL) as u16,
         l4: L4 as u16,
         end: end as u16,
+        esp_at: esp_at as u16,
+        spi: u32_at(esp, 0)?,
+        seq_low: u32_at(esp, 4)?,
         v4: ipv4::Addresses::of(ip),
-        ..Headers::default()
     };
-    match protocol {
-        protocol::ESP => Some(with_esp(headers, L4 as u16, start.last_chunk()?)),
-        protocol::UDP if end >= COMMON_UDP_LEN => {
-            let udp: &[u8; udp::HEADER_LEN + ESP_HEADER_LEN] = frame.get(L4..)?.first_chunk()?;
-            let (udp, esp) = udp.split_first_chunk::<{ udp::HEADER_LEN }>()?;
-            let to_nat_t = u16_at(udp, udp::field::DST_PORT) == Some(NAT_T_PORT);
-            let to_the_end = u16_at(udp, udp::field::LEN).map(usize::from) == Some(end - L4);
-            let headers = Headers { kind: Kind::EspInUdp, ..headers };
-            let headers = with_esp(headers, (L4 + udp::HEADER_LEN) as u16, esp.first_chunk()?);
-            (to_nat_t && to_the_end && headers.spi != 0).then_some(headers)
-        }
-        _ => None,
-    }
+    Some(())
 }
 
 /// Whether a frame is ESP in one piece: work that any core can do.
@@ -590,9 +602,17 @@ mod tests {
         }
     }
 
+    fn common(frame: &[u8]) -> Option<Headers> {
+        let before = Headers { spi: 1, ..Headers::default() };
+        let mut headers = before;
+        let found = parse_common(frame, &mut headers);
+        assert!(found.is_some() || headers == before, "nothing is written");
+        found.map(|()| headers)
+    }
+
     /// Both ways to read a frame are one to everybody else.
     fn both_agree(frame: &[u8]) -> Result<(), TestCaseError> {
-        if let Some(headers) = parse_common(frame) {
+        if let Some(headers) = common(frame) {
             prop_assert_eq!(Ok(headers), parse_any(frame));
         }
         Ok(())
@@ -605,8 +625,8 @@ mod tests {
             ethernet(0, ethertype::IPV4, &v4(0, 0x4000, 50, &esp)),
             ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &udp(4500, 4500, &esp))),
         ] {
-            assert!(parse_common(&frame).is_some());
-            assert_eq!(parse_common(&frame), parse_any(&frame).ok());
+            assert!(common(&frame).is_some());
+            assert_eq!(common(&frame), parse_any(&frame).ok());
         }
     }
 

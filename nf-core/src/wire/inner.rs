@@ -27,6 +27,18 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Stands for a packet that is not known yet.
+    pub(crate) const NONE: Inner = Inner {
+        version: IpVersion::V4,
+        tos: 0,
+        protocol: 0,
+        fragment: false,
+        shows_ports: false,
+        l4: 0,
+        total_len: 0,
+        v4: ipv4::Addresses::NONE,
+    };
+
     /// Reads the packet at the front of `octets`; what lies behind its end doesn't matter (RFC 4303 2.7).
     ///
     /// # Errors
@@ -39,6 +51,31 @@ impl Inner {
             None => None,
         }
         .ok_or(DropReason::InnerMalformed)
+    }
+
+    /// As [`Inner::parse`], of what nearly all packets are: IPv4 without options and in one piece. None for all else.
+    #[inline(always)]
+    pub(crate) fn parse_plain(octets: &[u8]) -> Option<Inner> {
+        use ipv4::field;
+        let header: &[u8; ipv4::MIN_HEADER_LEN] = octets.first_chunk()?;
+        let total_len = usize::from(u16_at(header, field::TOTAL_LEN)?);
+        if header[0] != ipv4::PLAIN
+            || u16_at(header, field::FRAGMENT)? & (ipv4::fragment::OFFSET | ipv4::fragment::MORE) != 0
+            || total_len < ipv4::MIN_HEADER_LEN
+            || total_len > octets.len()
+        {
+            return None;
+        }
+        Some(Inner {
+            version: IpVersion::V4,
+            tos: header[field::TOS],
+            protocol: header[field::PROTOCOL],
+            fragment: false,
+            shows_ports: true,
+            l4: ipv4::MIN_HEADER_LEN as u32,
+            total_len: total_len as u32,
+            v4: ipv4::Addresses::of(header),
+        })
     }
 
     /// Octets of the packet, header included.
@@ -63,7 +100,7 @@ impl Inner {
     #[inline]
     pub fn src(&self, packet: &[u8]) -> Option<IpAddr> {
         match self.version {
-            IpVersion::V4 => Some(self.v4.src.into()),
+            IpVersion::V4 => Some(self.v4.src().into()),
             IpVersion::V6 => v6_address(packet, ipv6::field::SRC),
         }
     }
@@ -72,7 +109,7 @@ impl Inner {
     #[inline]
     pub fn dst(&self, packet: &[u8]) -> Option<IpAddr> {
         match self.version {
-            IpVersion::V4 => Some(self.v4.dst.into()),
+            IpVersion::V4 => Some(self.v4.dst().into()),
             IpVersion::V6 => v6_address(packet, ipv6::field::DST),
         }
     }
@@ -142,7 +179,7 @@ impl Inner {
             shows_ports: chain.end == ChainEnd::UpperLayer,
             l4: chain.at as u32,
             total_len: total_len as u32,
-            v4: ipv4::Addresses::default(),
+            v4: ipv4::Addresses::NONE,
         })
     }
 }
@@ -216,6 +253,8 @@ mod tests {
             if let Some(first) = octets.first_mut() {
                 *first = version;
             }
+            let plain = Inner::parse_plain(&octets);
+            prop_assert!(plain.is_none() || plain == Inner::parse(&octets).ok());
             if let Ok(inner) = Inner::parse(&octets) {
                 prop_assert!(inner.total_len() <= octets.len());
                 let _ = inner.ports(&octets);

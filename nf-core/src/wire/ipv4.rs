@@ -8,6 +8,9 @@ use super::{IpVersion, checksum, put_u16, u16_at};
 /// Octets of a header without options.
 pub const MIN_HEADER_LEN: usize = 20;
 
+/// The first octet of a header without options: version and header length.
+pub(crate) const PLAIN: u8 = 0x45;
+
 /// Offsets of fields.
 pub(crate) mod field {
     pub(crate) const TOS: usize = 1;
@@ -31,24 +34,44 @@ pub(crate) mod fragment {
     pub(crate) const OFFSET: u16 = 0x1FFF;
 }
 
-/// Source and destination of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Addresses {
-    pub(crate) src: Ipv4Addr,
-    pub(crate) dst: Ipv4Addr,
-}
+/// Octets of both addresses of a header.
+const ADDRESSES_LEN: usize = 8;
 
-impl Default for Addresses {
-    fn default() -> Self {
-        Addresses { src: Ipv4Addr::UNSPECIFIED, dst: Ipv4Addr::UNSPECIFIED }
-    }
-}
+/// Source and destination of a packet as they stand in its header, to be copied and compared as one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Addresses([u8; ADDRESSES_LEN]);
 
 impl Addresses {
+    /// In the place of those that a packet of another version has.
+    pub(crate) const NONE: Addresses = Addresses([0; ADDRESSES_LEN]);
+
     #[inline(always)]
     pub(crate) fn of(header: &[u8; MIN_HEADER_LEN]) -> Addresses {
-        let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-        Addresses { src: Ipv4Addr::new(s0, s1, s2, s3), dst: Ipv4Addr::new(d0, d1, d2, d3) }
+        Addresses(header.last_chunk().copied().unwrap_or_default())
+    }
+
+    #[inline]
+    pub(crate) const fn between(src: Ipv4Addr, dst: Ipv4Addr) -> Addresses {
+        let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (src.octets(), dst.octets());
+        Addresses([s0, s1, s2, s3, d0, d1, d2, d3])
+    }
+
+    #[inline]
+    pub(crate) const fn src(self) -> Ipv4Addr {
+        let [a, b, c, d, ..] = self.0;
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    #[inline]
+    pub(crate) const fn dst(self) -> Ipv4Addr {
+        let [.., a, b, c, d] = self.0;
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    /// Both as a number that tells one pair from another.
+    #[inline]
+    pub(crate) const fn word(self) -> u64 {
+        u64::from_ne_bytes(self.0)
     }
 }
 

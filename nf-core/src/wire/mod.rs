@@ -3,8 +3,6 @@
 //! [`parse`] reads all headers of a frame once and keeps their offsets; the rest of the pipeline works with those.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
-use std::net::IpAddr;
-
 pub mod checksum;
 pub mod ethernet;
 mod headers;
@@ -14,6 +12,7 @@ pub mod ipv6;
 pub mod transport;
 pub mod udp;
 
+pub(crate) use headers::parse_into;
 pub use headers::{Headers, Kind, is_whole_esp, parse};
 pub use inner::Inner;
 
@@ -67,15 +66,6 @@ impl IpVersion {
         match self {
             IpVersion::V4 => v4,
             IpVersion::V6 => v6,
-        }
-    }
-
-    /// The address with these bits, of which IPv4 has the last 32.
-    #[inline]
-    pub(crate) fn address(self, bits: u128) -> IpAddr {
-        match self {
-            IpVersion::V4 => IpAddr::from((bits as u32).to_be_bytes()),
-            IpVersion::V6 => IpAddr::from(bits.to_be_bytes()),
         }
     }
 

@@ -67,7 +67,7 @@ impl RemoteAddress {
 }
 
 /// How both sides prove who they are.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Auth {
     /// By a secret that both know.
     Psk(Secret),
@@ -197,10 +197,60 @@ impl Connection {
         }
     }
 
+    /// How another connection of that name differs from this one.
+    pub fn compare(&self, other: &Connection) -> Difference {
+        // All fields by name: whoever adds one says here whether IKE SAs are negotiated by it.
+        let Connection {
+            name,
+            local,
+            remote,
+            local_id,
+            remote_id,
+            auth,
+            ike_proposals,
+            esp_proposals,
+            local_ts,
+            remote_ts,
+            mode,
+            ike_lifetime,
+            child_lifetime,
+            dpd,
+            force_encap,
+            may_initiate,
+            retransmit,
+            fragment_size,
+        } = self;
+        let same_terms = *name == other.name
+            && (*local, remote) == (other.local, &other.remote)
+            && (local_id, remote_id, auth) == (&other.local_id, &other.remote_id, &other.auth)
+            && (ike_proposals, esp_proposals) == (&other.ike_proposals, &other.esp_proposals)
+            && (local_ts, remote_ts) == (&other.local_ts, &other.remote_ts)
+            && (*mode, *force_encap) == (other.mode, other.force_encap);
+        let same_settings = (*ike_lifetime, *child_lifetime) == (other.ike_lifetime, other.child_lifetime)
+            && (*dpd, *retransmit) == (other.dpd, other.retransmit)
+            && (*may_initiate, *fragment_size) == (other.may_initiate, other.fragment_size);
+        match (same_terms, same_settings) {
+            (false, _) => Difference::Terms,
+            (true, false) => Difference::Settings,
+            (true, true) => Difference::None,
+        }
+    }
+
     /// True where a datagram between these addresses may belong to the connection.
     pub(crate) fn covers(&self, local: SocketAddr, remote: SocketAddr) -> bool {
         self.local == local.ip() && self.remote.contains(remote.ip())
     }
+}
+
+/// How two connections of the same name differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Difference {
+    /// Not at all.
+    None,
+    /// In what one side decides for itself, such as times: IKE SAs that there are go on.
+    Settings,
+    /// In what both sides have to agree on: addresses, identities, credentials, proposals, selectors, mode, encapsulation.
+    Terms,
 }
 
 /// Why a connection can't be used.

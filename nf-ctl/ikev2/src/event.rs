@@ -56,7 +56,8 @@ pub enum Event {
         /// Its algorithms.
         suite: IkeSuite,
     },
-    /// An IKE SA is gone, or couldn't be made. Each of its CHILD_SAs was reported as down before.
+    /// An IKE SA is gone, or couldn't be made. Each of its CHILD_SAs was reported as down before. Where its connection was
+    /// removed or changed, the peer is told after this.
     IkeDown {
         /// The IKE SA.
         ike: IkeId,
@@ -170,6 +171,8 @@ pub enum ChildDownReason {
     Expired,
     /// Its IKE SA is gone.
     IkeDown,
+    /// Its connection was removed, or is to be negotiated anew.
+    Reconfigured,
 }
 
 impl fmt::Display for ChildDownReason {
@@ -181,6 +184,7 @@ impl fmt::Display for ChildDownReason {
             ChildDownReason::Deleted => "deleted by command",
             ChildDownReason::Expired => "its lifetime ended",
             ChildDownReason::IkeDown => "its IKE SA is gone",
+            ChildDownReason::Reconfigured => "its connection was removed or changed",
         })
     }
 }
@@ -317,6 +321,12 @@ pub enum Failure {
     /// We closed the IKE SA.
     #[error("closed by command")]
     Deleted,
+    /// Its connection was taken away.
+    #[error("its connection was removed from the configuration")]
+    ConnectionRemoved,
+    /// Its connection has other terms.
+    #[error("its connection was changed in what is negotiated")]
+    ConnectionChanged,
     /// The driver has forgotten it.
     #[error("given up, as the peer doesn't answer in time")]
     GivenUp,

@@ -24,7 +24,7 @@
 //!        │   ▲                                    │ tasks, one request at a time: CHILD_SAs, rekeys, DELETE, liveness
 //!        │   └────────────────────────────────────┘
 //!        ├─ rekeyed ──▶ Replaced: the successor has its children and tasks; the initiator of the rekey deletes it
-//!        ├─ DELETE of ours ──▶ Closing: until the answer, or four repetitions
+//!        ├─ DELETE of ours, connection removed or changed ──▶ Closing: until the answer, or four repetitions
 //!        └─ silence, DELETE of the peer's, a valid QCD token, INITIAL_CONTACT ──▶ Event::ChildDown.., Event::IkeDown
 //! ```
 //! - *An IKE SA always has a CHILD_SA when we begin.* INITIAL_CONTACT makes the peer drop what it had with our identity, so
@@ -64,9 +64,9 @@ mod sa;
 pub mod selector;
 pub mod wire;
 
-pub use config::{Connection, EndpointConfig};
+pub use config::{Connection, Difference, EndpointConfig};
 pub use context::{SpiError, SpiSource};
-pub use endpoint::{ChildSummary, CommandError, Endpoint, IkeSummary};
+pub use endpoint::{ChildSummary, CommandError, ConnectionChanges, Endpoint, IkeSummary};
 pub use event::*;
 pub use identity::{Identity, IdentityError};
 

@@ -65,7 +65,8 @@ const PSK: &[u8] = b"a secret of both that nobody else knows";
 fn life() {
     let psk = Secret::from(PSK);
     let mut net = Net::pair(3, |_, connection| connection.auth = Auth::Psk(psk.clone()));
-    assert!(net.peers[A].endpoint.remove_connection("b"));
+    let now = net.now;
+    assert_eq!(net.peers[A].endpoint.set_connections(now, Vec::new()).unwrap().removed, ["b"]);
     drop(Prf::HmacSha256.compute(psk.expose(), &[b"Key Pad for IKEv2"]));
 }
 

@@ -1,14 +1,16 @@
 //! The agent as a process: its sockets, its threads, its clock, its beginning and end.
 
+mod reload;
+
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam::channel::{Receiver, bounded, select_biased};
+use crossbeam::channel::{Receiver, Sender, bounded, select_biased};
 use ikev2::crypto::secret::Secret;
 use ikev2::{Connection, Endpoint, EndpointConfig, Transmit};
 use nf_core::config::{Config, ConfigError, Control};
@@ -21,9 +23,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::coordinator::{Coordinator, SpiSource};
 use super::credentials::read_or_make;
-use super::daemon_link::DaemonLink;
+use super::daemon_link::{DaemonLink, DaemonNews};
 use super::muffle::Muffle;
-use super::peers::{self, Peer};
+use super::peers::{self, Peer, Peers};
 use super::proto::{Request, Started, Status, VERSION};
 use super::sad::{self, Sad};
 use super::tasks::TaskId;
@@ -70,6 +72,12 @@ pub enum AgentError {
     /// A connection can't be used.
     #[error("peer `{0}`: {1}")]
     Connection(String, ikev2::config::ConfigError),
+    /// One of them can't be used; it is named.
+    #[error(transparent)]
+    Connections(ikev2::config::ConfigError),
+    /// Fields that are read at the start alone.
+    #[error("{0} can't be changed while the agent runs: put back what was there, or start it anew")]
+    NeedsRestart(String),
     /// The system refuses something.
     #[error("{what}: {error}")]
     System {
@@ -102,6 +110,9 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .map_err(system("signals can't be caught"))?;
     }
+    let reload = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+        .map_err(system("signals can't be caught"))?;
     // First of all: a second instance must not touch the ports.
     let Control { access, audit_file, .. } = config.control.clone();
     let server: Server<Request> = Server::bind_for(&config.agent.socket, Limits::default(), access, audit_file)?;
@@ -112,7 +123,7 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
         }
     }
     refuse_second_endpoint(&config, &connections)?;
-    let sockets = bind(&connections)?;
+    let sockets = bind(&connections, &[])?;
     let now = Instant::now();
     let sad = Arc::new(Mutex::new(Sad::new(&config.control.socket)));
     let rng = ikev2::system_rng().map_err(|error| AgentError::System {
@@ -138,26 +149,26 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     };
     let (datagram_sender, datagrams) = bounded(DATAGRAMS);
     let ended = Arc::new(AtomicBool::new(false));
-    let mut threads = Vec::new();
-    if let Some(sockets) = sockets.clone() {
-        threads.push(spawn(move || {
-            // When the queue is full a datagram is lost, as in a network.
-            if let Err(error) = sockets.receive(|datagram| datagram_sender.try_send(datagram).is_ok()) {
-                tracing::error!(%error, "IKE messages can't be received any more: start the agent anew");
-            }
-        })?);
-    }
-    threads.push({
+    let watcher = {
         let (path, ended) = (config.control.socket.clone(), Arc::clone(&ended));
         spawn(move || sad::watch(&path, &core_sender, &ended))?
-    });
+    };
+    let mut numbered = Peers::default();
+    numbered.set(peers);
+    let policy = peers::policy(&config, &numbered);
     let mut agent = Agent {
-        coordinator: Coordinator::new(now, peers, peers::policy(&config), endpoint, sad, link),
+        coordinator: Coordinator::new(now, numbered, policy, endpoint, sad, link),
         audit: server.audit(),
-        sockets: sockets.clone(),
+        sockets: Vec::new(),
+        received: datagram_sender,
+        daemon_news: daemon_sender,
         send_errors: Muffle::new(SEND_ERRORS),
         started: now,
+        path: path.to_owned(),
+        config,
     };
+    agent.listen(sockets)?;
+    let config = &agent.config;
     tracing::info!(peers = config.peers.len(), socket = %config.agent.socket.display(), "the agent runs");
 
     let supervisor = Supervisor::from_env();
@@ -165,21 +176,23 @@ pub fn run(path: &Path) -> Result<(), AgentError> {
     let inputs = Inputs { datagrams, core, daemon_news, calls: server.calls().clone() };
     agent.coordinator.timeout(now);
     while !stop.load(Ordering::Relaxed) {
+        if reload.swap(false, Ordering::Relaxed) {
+            agent.reload_by_signal();
+        }
         agent.turn(&inputs);
     }
     supervisor.stopping();
-    if config.agent.delete_on_exit {
+    if agent.config.agent.delete_on_exit {
         agent.say_goodbye(&inputs);
     }
     tracing::info!("the agent ends");
     ended.store(true, Ordering::Relaxed);
-    if let Some(sockets) = &sockets {
+    for Listening { sockets, thread } in agent.sockets.drain(..) {
         sockets.stop();
-    }
-    drop((agent, inputs));
-    for thread in threads {
         let _ = thread.join();
     }
+    drop((agent, inputs));
+    let _ = watcher.join();
     Ok(())
 }
 
@@ -215,33 +228,65 @@ fn refuse_second_endpoint(config: &Config, connections: &[Connection]) -> Result
     Ok(())
 }
 
-/// The sockets of all addresses of ours that connections have; none without a connection.
-fn bind(connections: &[Connection]) -> Result<Option<Arc<IkeSockets>>, AgentError> {
-    let addresses: Vec<IpAddr> = connections.iter().map(|connection| connection.local).collect();
+/// The sockets of all addresses of ours that connections have; none where all are bound.
+fn bind(connections: &[Connection], bound: &[Listening]) -> Result<Option<IkeSockets>, AgentError> {
+    let is_bound =
+        |address: &IpAddr| bound.iter().any(|listening| listening.sockets.locals().any(|local| local.ip() == *address));
+    let local = connections.iter().map(|connection| connection.local);
+    let addresses: Vec<IpAddr> = local.filter(|address| !is_bound(address)).collect();
     if addresses.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(IkeSockets::bind(&addresses, Ports::default())?)))
+    Ok(Some(IkeSockets::bind(&addresses, Ports::default())?))
+}
+
+/// Sockets of IKE, with the thread that receives by them.
+struct Listening {
+    sockets: Arc<IkeSockets>,
+    thread: JoinHandle<()>,
 }
 
 /// What comes in.
 struct Inputs {
     datagrams: Receiver<Datagram>,
     core: Receiver<sad::CoreNews>,
-    daemon_news: Receiver<super::daemon_link::DaemonNews>,
+    daemon_news: Receiver<DaemonNews>,
     calls: Receiver<Call<Request>>,
 }
 
 /// The main thread's state.
 struct Agent {
     coordinator: Coordinator,
-    sockets: Option<Arc<IkeSockets>>,
+    sockets: Vec<Listening>,
+    /// Where their datagrams go.
+    received: Sender<Datagram>,
+    /// Where news of strongSwan's daemon go.
+    daemon_news: Sender<DaemonNews>,
     audit: Arc<Audit>,
     send_errors: Muffle,
     started: Instant,
+    /// nf.toml, and what was in it.
+    path: PathBuf,
+    config: Config,
 }
 
 impl Agent {
+    /// Receives by further sockets.
+    fn listen(&mut self, sockets: Option<IkeSockets>) -> Result<(), AgentError> {
+        let Some(sockets) = sockets.map(Arc::new) else {
+            return Ok(());
+        };
+        let (receiver, received) = (Arc::clone(&sockets), self.received.clone());
+        let thread = spawn(move || {
+            // When the queue is full a datagram is lost, as in a network.
+            if let Err(error) = receiver.receive(|datagram| received.try_send(datagram).is_ok()) {
+                tracing::error!(%error, "IKE messages can't be received any more: start the agent anew");
+            }
+        })?;
+        self.sockets.push(Listening { sockets, thread });
+        Ok(())
+    }
+
     /// Waits for something to do and does it.
     fn turn(&mut self, inputs: &Inputs) {
         let now = Instant::now();
@@ -271,7 +316,8 @@ impl Agent {
 
     fn transmit(&mut self) {
         while let Some(Transmit { local, remote, payload }) = self.coordinator.poll_transmit() {
-            let Some(sockets) = &self.sockets else {
+            let mut sockets = self.sockets.iter().map(|listening| &listening.sockets);
+            let Some(sockets) = sockets.find(|sockets| sockets.locals().any(|bound| bound == local)) else {
                 continue;
             };
             if let Err(error) = sockets.send(local, remote, &payload) {
@@ -328,6 +374,10 @@ impl Handler<Request> for Agent {
                 Err(why) => Response::Error(why),
             },
             Request::Audit { limit } => Response::ok(self.audit.last(limit)),
+            Request::Reload { check } => match self.reload(check) {
+                Ok(reloaded) => Response::ok(reloaded),
+                Err(why) => Response::Error(why),
+            },
             Request::Recover { peer } => started(&peer, Coordinator::recover),
             Request::IkeInitiate { peer } => started(&peer, Coordinator::initiate_by_hand),
             Request::IkeDelete { peer } => started(&peer, Coordinator::delete_by_hand),

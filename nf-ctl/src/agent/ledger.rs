@@ -182,6 +182,11 @@ impl Ledger {
         self.take_lingering(|lingering| !lingering.adopted)
     }
 
+    /// All that lingers of a peer, whoever made it.
+    pub fn lingering_of(&mut self, peer: PeerId) -> Vec<SaName> {
+        self.take_lingering(|lingering| lingering.peer == peer)
+    }
+
     fn take_lingering(&mut self, goes: impl Fn(&Lingering) -> bool) -> Vec<SaName> {
         self.lingering.extract_if(.., |lingering| goes(lingering)).map(|lingering| lingering.sa).collect()
     }
@@ -311,6 +316,11 @@ mod tests {
         // What the peer deleted isn't waited for.
         let deleted = ledger.child_down(IkeId(2), Spi(0x200), later, false);
         assert_eq!((deleted, ledger.lingering()), (Some(sa("10.1.1.2", 0x200)), 0));
+        // Nor what is of a peer that is gone.
+        ledger.child_up(IkeId(2), Spi(0x201), child("10.1.1.2", 0x201, later));
+        ledger.child_down(IkeId(2), Spi(0x201), later, true);
+        assert_eq!(ledger.lingering_of(PeerId(1)), []);
+        assert_eq!(ledger.lingering_of(PeerId(0)), [sa("10.1.1.2", 0x201)]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The peers of nf.toml, as IKE and recovery want them.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,11 +12,12 @@ use ikev2::crypto::certificate::{Authorities, LocalCertificate};
 use ikev2::crypto::secret::Secret;
 use ikev2::selector::Selector;
 use ikev2::{Connection, Identity};
-use nf_core::config::{self, Backend, Config, EspOverUdp, IkeVersion, StartAction};
+use nf_core::config::{self, Backend, Config, EspOverUdp, IkeVersion, StartAction, TableError};
 use nf_core::prefix::Prefix;
+use nf_core::sa::spec::FieldError;
 
 use super::credentials::{read_private, read_psk};
-use crate::recovery::{Limits, PeerRule, Policy};
+use crate::recovery::{Limits, PeerId, PeerRule, Policy};
 
 /// Offered and accepted where a peer has none of its own: what is fast here first, what is old nowhere.
 const IKE_PROPOSALS: &[&str] = &[
@@ -44,8 +47,55 @@ impl Peer {
     }
 }
 
-/// The recovery policy of a configuration.
-pub fn policy(config: &Config) -> Policy {
+/// The peers that there are, by numbers that outlive a reload.
+#[derive(Debug, Default)]
+pub struct Peers {
+    /// The names of all peers that there have ever been: a number is a place in it.
+    names: Vec<String>,
+    present: BTreeMap<PeerId, Peer>,
+    /// In the order of nf.toml.
+    order: Vec<PeerId>,
+}
+
+impl Peers {
+    /// Puts other peers in place of those that there are. Who has the same name has the same number.
+    pub fn set(&mut self, peers: Vec<Peer>) {
+        self.present.clear();
+        self.order.clear();
+        for peer in peers {
+            let known = self.names.iter().position(|name| *name == peer.config.name);
+            let place = known.unwrap_or_else(|| {
+                self.names.push(peer.config.name.clone());
+                self.names.len() - 1
+            });
+            self.order.push(PeerId(place));
+            self.present.insert(PeerId(place), peer);
+        }
+    }
+
+    /// A peer.
+    pub fn get(&self, id: PeerId) -> Option<&Peer> {
+        self.present.get(&id)
+    }
+
+    /// All of them, in the order of nf.toml.
+    pub fn iter(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        self.order.iter().filter_map(|id| Some((*id, self.get(*id)?)))
+    }
+
+    /// The peer of that name.
+    pub fn find(&self, name: &str) -> Option<PeerId> {
+        self.iter().find(|(_, peer)| peer.config.name == name).map(|(id, _)| id)
+    }
+
+    /// The name of a peer, or of one that there was.
+    pub fn name(&self, id: PeerId) -> &str {
+        self.names.get(id.0).map_or("unknown", String::as_str)
+    }
+}
+
+/// The recovery policy of a configuration, with the numbers of its peers.
+pub fn policy(config: &Config, peers: &Peers) -> Policy {
     let recovery = &config.recovery;
     Policy {
         invalid_spi_recovery: recovery.invalid_spi_recovery,
@@ -58,21 +108,38 @@ pub fn policy(config: &Config) -> Policy {
             grace: Duration::from_secs(recovery.rekey_grace_s),
             fresh: Duration::from_secs(1),
         },
-        peers: config
-            .peers
+        peers: peers
             .iter()
-            .map(|peer| PeerRule {
-                kind: peer.kind,
-                address: peer.address,
-                local_address: peer.local_address,
-                keep_up: peer.start == StartAction::Always,
-                by_daemon: peer.backend == Backend::Vici,
+            .enumerate()
+            .map(|(place, (id, peer))| {
+                let rule = PeerRule {
+                    place,
+                    kind: peer.config.kind,
+                    address: peer.config.address,
+                    local_address: peer.config.local_address,
+                    keep_up: peer.config.start == StartAction::Always,
+                    by_daemon: peer.is_by_daemon(),
+                };
+                (id, rule)
             })
             .collect(),
     }
 }
 
-/// The peers, and the connections of those with whom IKE is spoken here.
+/// The peers, and the connections of those with whom IKE is spoken here, where each of them can be used.
+///
+/// # Errors
+/// The first field of a peer that can't be used.
+pub fn check(config: &Config) -> Result<(Vec<Peer>, Vec<Connection>), TableError> {
+    let mut connections = Vec::new();
+    for (number, peer) in config.peers.iter().enumerate().filter(|(_, peer)| peer.backend == Backend::Embedded) {
+        connections.push(connection(config, peer).map_err(|error| TableError { table: "peer", number, error })?);
+    }
+    let peers = config.peers.iter().map(|peer| Peer { config: peer.clone(), problem: None });
+    Ok((peers.collect(), connections))
+}
+
+/// The peers, and the connections of those with whom IKE is spoken here. One that can't be used keeps nobody from the others.
 pub fn load(config: &Config) -> (Vec<Peer>, Vec<Connection>) {
     let mut connections = Vec::new();
     let peers = config.peers.iter().map(|peer| {
@@ -83,7 +150,7 @@ pub fn load(config: &Config) -> (Vec<Peer>, Vec<Connection>) {
                     connections.push(connection);
                     None
                 }
-                Err(problem) => Some(problem),
+                Err(problem) => Some(problem.to_string()),
             },
         };
         Peer { config: peer.clone(), problem }
@@ -92,9 +159,10 @@ pub fn load(config: &Config) -> (Vec<Peer>, Vec<Connection>) {
 }
 
 /// The connection of a peer; else the field that is wrong, and why.
-fn connection(config: &Config, peer: &config::Peer) -> Result<Connection, String> {
+fn connection(config: &Config, peer: &config::Peer) -> Result<Connection, FieldError> {
     if peer.ike == IkeVersion::V1 {
-        return Err("ike: v1 isn't spoken here; set backend = \"vici\" and let strongSwan speak it".to_owned());
+        let problem = "v1 isn't spoken here; set backend = \"vici\" and let strongSwan speak it";
+        return Err(FieldError::new("ike", problem));
     }
     let local = local_address(config, peer)?;
     let remote = match peer.address {
@@ -102,8 +170,8 @@ fn connection(config: &Config, peer: &config::Peer) -> Result<Connection, String
         Some(network) => RemoteAddress::Networks(vec![range(network)?]),
         None => RemoteAddress::Networks(vec![range(Prefix::any(local.is_ipv4()))?]),
     };
-    let identity = |field: &str, text: &Option<String>| {
-        text.as_ref().map(|text| text.parse::<Identity>().map_err(|error| format!("{field}: {error}"))).transpose()
+    let identity = |field, text: &Option<String>| {
+        text.as_ref().map(|text| text.parse::<Identity>().map_err(|error| FieldError::new(field, error))).transpose()
     };
     let local_id = identity("local_id", &peer.local_id)?.unwrap_or_else(|| Identity::address(local));
     let auth = auth(peer)?;
@@ -128,11 +196,12 @@ fn connection(config: &Config, peer: &config::Peer) -> Result<Connection, String
     Ok(connection)
 }
 
-fn local_address(config: &Config, peer: &config::Peer) -> Result<IpAddr, String> {
+fn local_address(config: &Config, peer: &config::Peer) -> Result<IpAddr, FieldError> {
+    let error = |problem: &dyn Display| FieldError::new("local_address", problem);
     let fits = |address: &IpAddr| peer.address.is_none_or(|network| network.address().is_ipv4() == address.is_ipv4());
     match peer.local_address {
         Some(address) if !fits(&address) => {
-            Err(format!("local_address: {address} isn't of the same IP version as the peer's address"))
+            Err(error(&format_args!("{address} isn't of the same IP version as the peer's address")))
         }
         Some(address) => Ok(address),
         None => config
@@ -140,39 +209,40 @@ fn local_address(config: &Config, peer: &config::Peer) -> Result<IpAddr, String>
             .iter()
             .map(|local| local.address)
             .find(fits)
-            .ok_or_else(|| "local_address: is missing, and no [[local]] has an address that would do".to_owned()),
+            .ok_or_else(|| error(&"is missing, and no [[local]] has an address that would do")),
     }
 }
 
-fn auth(peer: &config::Peer) -> Result<Auth, String> {
+fn auth(peer: &config::Peer) -> Result<Auth, FieldError> {
     match (&peer.psk_file, &peer.cert_file, &peer.key_file, &peer.ca_file) {
         (Some(psk), ..) => {
-            let psk = read_psk(psk).map_err(|error| format!("psk_file: {error}"))?;
+            let psk = read_psk(psk).map_err(|error| FieldError::new("psk_file", error))?;
             Ok(Auth::Psk(Secret::from(psk.as_slice())))
         }
         (None, Some(cert), Some(key), Some(ca)) => {
-            let key = read_private(key).map_err(|error| format!("key_file: {error}"))?;
-            let key = std::str::from_utf8(&key).map_err(|_| "key_file: isn't PEM".to_owned())?;
+            let key = read_private(key).map_err(|error| FieldError::new("key_file", error))?;
+            let key = std::str::from_utf8(&key).map_err(|_| FieldError::new("key_file", "isn't PEM"))?;
             let local = LocalCertificate::from_pem(&read_pem("cert_file", cert)?, key, false);
-            let local = local.map_err(|error| format!("cert_file, key_file: {error}"))?;
+            let local = local.map_err(|error| FieldError::new("cert_file", format_args!("with key_file: {error}")))?;
             let authorities =
-                Authorities::from_pem(&read_pem("ca_file", ca)?).map_err(|error| format!("ca_file: {error}"))?;
+                Authorities::from_pem(&read_pem("ca_file", ca)?).map_err(|error| FieldError::new("ca_file", error))?;
             Ok(Auth::Certificates { local: Arc::new(local), authorities: Arc::new(authorities) })
         }
-        _ => Err("psk_file: is missing, and there is no cert_file: IKE needs one of them".to_owned()),
+        _ => Err(FieldError::new("psk_file", "is missing, and there is no cert_file: IKE needs one of them")),
     }
 }
 
-fn read_pem(field: &str, path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("{field}: {}: {error}", path.display()))
+fn read_pem(field: &'static str, path: &Path) -> Result<String, FieldError> {
+    let error = |error| FieldError::new(field, format_args!("{}: {error}", path.display()));
+    std::fs::read_to_string(path).map_err(error)
 }
 
-fn proposals<T: std::str::FromStr<Err: std::fmt::Display>>(
-    field: &str,
+fn proposals<T: std::str::FromStr<Err: Display>>(
+    field: &'static str,
     given: &[String],
     default: &[&str],
-) -> Result<Vec<T>, String> {
-    let parse = |text: &str| text.parse().map_err(|error| format!("{field}: {error}"));
+) -> Result<Vec<T>, FieldError> {
+    let parse = |text: &str| text.parse().map_err(|error| FieldError::new(field, error));
     if given.is_empty() {
         return default.iter().map(|text| parse(text)).collect();
     }
@@ -180,12 +250,12 @@ fn proposals<T: std::str::FromStr<Err: std::fmt::Display>>(
 }
 
 fn selectors(
-    field: &str,
+    field: &'static str,
     given: &[nf_core::policy::Selector],
     mode: nf_core::sa::spec::Mode,
     is_ipv4: bool,
-) -> Result<Vec<Selector>, String> {
-    let parse = |text: &str| text.parse().map_err(|error| format!("{field}: {error}"));
+) -> Result<Vec<Selector>, FieldError> {
+    let parse = |text: &str| text.parse().map_err(|error| FieldError::new(field, error));
     match given {
         [] if mode == nf_core::sa::spec::Mode::Transport => Ok(vec![Selector::Dynamic]),
         [] => Ok(vec![parse(&Prefix::any(is_ipv4).to_string())?]),
@@ -193,9 +263,9 @@ fn selectors(
     }
 }
 
-fn range(network: Prefix) -> Result<ikev2::wire::AddressRange, String> {
+fn range(network: Prefix) -> Result<ikev2::wire::AddressRange, FieldError> {
     ikev2::wire::AddressRange::prefix(network.address(), network.length())
-        .ok_or_else(|| format!("address: {network} is no network"))
+        .ok_or_else(|| FieldError::new("address", format_args!("{network} is no network")))
 }
 
 /// Rekeyed after `seconds` less up to a tenth, ended a tenth later.

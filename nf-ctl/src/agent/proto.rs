@@ -60,6 +60,12 @@ pub enum Request {
         /// The peer's name.
         peer: String,
     },
+    /// Take over what has changed in the configuration file: [`Reloaded`].
+    Reload {
+        /// Only look whether it can be taken over, and what would change.
+        #[serde(default)]
+        check: bool,
+    },
     /// The last changes that were asked for: a list of [`AuditEntry`](nf_core::control::audit::AuditEntry).
     Audit {
         /// Entries at most.
@@ -77,6 +83,21 @@ pub enum Request {
 pub struct Started {
     /// Its number.
     pub task: u64,
+}
+
+/// What a reload of the agent changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Peers that came.
+    pub peers_added: Vec<String>,
+    /// Peers with other settings, whose SAs went on.
+    pub peers_adjusted: Vec<String>,
+    /// Peers with whom something else is negotiated now: their SAs have ended, and IKE begins anew.
+    pub peers_changed: Vec<String>,
+    /// Peers that went, and their SAs with them.
+    pub peers_removed: Vec<String>,
+    /// Tables and fields that were taken over as a whole.
+    pub settings: Vec<String>,
 }
 
 /// What has become of a task.
@@ -258,7 +279,9 @@ impl Protocol for Request {
             | Request::Recovery { .. }
             | Request::IkeSas { .. }
             | Request::Task { .. }
-            | Request::Audit { .. } => return None,
+            | Request::Audit { .. }
+            | Request::Reload { check: true } => return None,
+            Request::Reload { check: false } => return Some("reload".to_owned()),
             Request::Recover { peer } => ("recover", peer),
             Request::IkeInitiate { peer } => ("ike-initiate", peer),
             Request::IkeDelete { peer } => ("ike-delete", peer),
@@ -284,6 +307,7 @@ mod tests {
             (Request::IkeInitiate { peer: "b".into() }, json!({"op": "ike-initiate", "peer": "b"})),
             (Request::IkeDelete { peer: "b".into() }, json!({"op": "ike-delete", "peer": "b"})),
             (Request::IkeDpd { peer: "b".into() }, json!({"op": "ike-dpd", "peer": "b"})),
+            (Request::Reload { check: true }, json!({"op": "reload", "check": true})),
             (Request::Task { task: 7 }, json!({"op": "task", "task": 7})),
         ] {
             assert_eq!(serde_json::to_value(&request).unwrap(), wanted);

@@ -23,6 +23,14 @@ impl Budget {
         Budget { burst: i64::from(burst), interval, tokens: i64::from(burst), filled: now }
     }
 
+    /// Other limits from now on. What was spent stays spent.
+    pub fn set_limits(&mut self, now: Instant, per_minute: u32, burst: u32) {
+        self.fill(now);
+        let Budget { burst, interval, tokens, .. } = Budget::new(now, per_minute, burst);
+        self.tokens = (self.tokens + tokens - self.burst).min(burst);
+        (self.burst, self.interval) = (burst, interval);
+    }
+
     /// Takes tokens, if there are that many.
     pub fn take(&mut self, now: Instant, messages: u32) -> bool {
         self.fill(now);
@@ -72,6 +80,21 @@ mod tests {
         // No more than the burst is saved up.
         let later = start + Duration::from_secs(3600);
         assert!(budget.take(later, 10) && !budget.take(later, 1));
+    }
+
+    #[test]
+    fn other_limits_forgive_nothing() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start, 60, 10);
+        assert!(budget.take(start, 8));
+        budget.set_limits(start, 60, 20);
+        assert_eq!(budget.left(), 12);
+        budget.set_limits(start, 120, 5);
+        assert_eq!(budget.left(), -3);
+        assert!(!budget.take(start + Duration::from_millis(1900), 1));
+        assert!(budget.take(start + Duration::from_secs(2), 1));
+        budget.set_limits(start + Duration::from_secs(2), 120, 5);
+        assert_eq!(budget.left(), 0);
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub enum Refusal {
 #[derive(Debug)]
 struct Ike {
     site: Site,
+    /// The peer's end.
+    remote: SocketAddr,
     /// When the peer was heard on it last.
     heard: Instant,
     /// Inbound SPIs of its CHILD_SAs, and whether nf-core has lost each.
@@ -221,13 +223,30 @@ impl Engine {
         &self.policy
     }
 
+    /// Other peers and limits, from now on. Nothing is sent to a peer that is gone; its IKE SAs are reported as down before.
+    pub fn set_policy(&mut self, now: Instant, policy: Policy) {
+        let Limits { budget_per_min, budget_burst, .. } = policy.limits;
+        self.budget.set_limits(now, budget_per_min, budget_burst.max(Limits::RESERVE));
+        self.policy = policy;
+        for ike in self.ikes.values_mut() {
+            ike.site = site_of_ike(&self.policy, ike.site.peer, ike.remote);
+        }
+        let gone = |site: &Site, policy: &Policy| policy.peer(site.peer).is_none();
+        let under_way =
+            self.sites.iter().filter(|(site, recovery)| gone(site, &self.policy) && recovery.phase != Phase::Idle);
+        for site in under_way.map(|(site, _)| *site).collect::<Vec<_>>() {
+            self.end(now, site, Err("the peer was taken out of nf.toml".to_owned()));
+        }
+        self.sites.retain(|site, _| !gone(site, &self.policy));
+        self.retired.retain(|(peer, _), _| self.policy.peer(*peer).is_some());
+    }
+
     // What happens to IKE SAs and CHILD_SAs.
 
     /// An IKE SA was established, by whomever.
     pub fn ike_up(&mut self, now: Instant, ike: IkeId, peer: PeerId, remote: SocketAddr) {
-        // Behind port 500 there is no UDP encapsulation, and ESP has no port.
-        let site = self.policy.site(peer, remote.ip(), Some(remote.port()).filter(|port| *port != 500));
-        self.ikes.insert(ike, Ike { site, heard: now, children: BTreeMap::new() });
+        let site = site_of_ike(&self.policy, peer, remote);
+        self.ikes.insert(ike, Ike { site, remote, heard: now, children: BTreeMap::new() });
     }
 
     /// An IKE SA goes on under another number, with its CHILD_SAs: it was rekeyed.
@@ -244,8 +263,8 @@ impl Engine {
     /// An IKE SA's peer has another address now.
     pub fn ike_moved(&mut self, ike: IkeId, remote: SocketAddr) {
         if let Some(state) = self.ikes.get_mut(&ike) {
-            state.site =
-                self.policy.site(state.site.peer, remote.ip(), Some(remote.port()).filter(|port| *port != 500));
+            state.remote = remote;
+            state.site = site_of_ike(&self.policy, state.site.peer, remote);
         }
     }
 
@@ -369,6 +388,22 @@ impl Engine {
         }
     }
 
+    /// What was negotiated with a peer isn't what nf.toml says any more, and its IKE SA has ended: it gets a new one, if one may
+    /// be started to it.
+    pub fn negotiate_anew(&mut self, now: Instant, peer: PeerId) {
+        let Some(host) = self.policy.peer(peer).and_then(PeerRule::host) else {
+            return;
+        };
+        let site = self.policy.site(peer, host, None);
+        if self.ike_of(site).is_none()
+            && let Some(recovery) = self.open(now, site)
+            && recovery.phase == Phase::Idle
+        {
+            recovery.back_off = BackOff::default();
+            self.start(now, site, Trigger::Reconfigured, None);
+        }
+    }
+
     /// The operator wants a peer recovered: new CHILD_SAs over the IKE SAs that there are, else a new IKE SA. Neither
     /// back-off nor `invalid_spi_recovery` matter, but the budget does.
     ///
@@ -428,8 +463,8 @@ impl Engine {
                 sites.push((ike.site, Trigger::SasLost));
             }
         }
-        for (number, rule) in self.policy.peers.iter().enumerate().filter(|(_, rule)| rule.keep_up) {
-            let peer = PeerId(number);
+        for (peer, rule) in self.policy.peers.iter().filter(|(_, rule)| rule.keep_up) {
+            let peer = *peer;
             if let Some(host) = rule.host()
                 && !self.ikes.values().any(|ike| ike.site.peer == peer)
             {
@@ -664,7 +699,7 @@ impl Engine {
     /// Whether an IKE SA may be started to a site.
     fn may_initiate(&self, site: Site) -> bool {
         let is_host = self.policy.peer(site.peer).is_some_and(|rule| rule.host() == Some(site.address));
-        let asked_for = matches!(self.trigger(site), Trigger::ByHand | Trigger::KeepUp);
+        let asked_for = matches!(self.trigger(site), Trigger::ByHand | Trigger::KeepUp | Trigger::Reconfigured);
         is_host && (self.policy.invalid_spi_recovery || asked_for)
     }
 
@@ -719,6 +754,11 @@ impl Engine {
             self.news.push_back(decision);
         }
     }
+}
+
+/// Behind port 500 there is no UDP encapsulation, and ESP has no port.
+fn site_of_ike(policy: &Policy, peer: PeerId, remote: SocketAddr) -> Site {
+    policy.site(peer, remote.ip(), Some(remote.port()).filter(|port| *port != 500))
 }
 
 impl Recovery {

@@ -23,6 +23,8 @@ pub enum Trigger {
     KeepUp,
     /// Traffic to the peer that a policy protects.
     Traffic,
+    /// A reload has changed what is negotiated with the peer.
+    Reconfigured,
     /// The operator.
     ByHand,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Trigger {
             Trigger::IkeLost => f.write_str("the agent lost its IKE SAs"),
             Trigger::KeepUp => f.write_str("start = \"always\""),
             Trigger::Traffic => f.write_str("traffic to be protected"),
+            Trigger::Reconfigured => f.write_str("changed by a reload"),
             Trigger::ByHand => f.write_str("by hand"),
         }
     }

@@ -1,5 +1,7 @@
 //! Who may be sent what: the peers and the limits, as configured.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use nf_core::config::PeerKind;
 use nf_core::prefix::Prefix;
 
-/// A `[[peer]]`, by its place in nf.toml.
+/// A `[[peer]]`, by a number that it keeps as long as the agent runs, wherever it stands in nf.toml.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PeerId(pub usize);
 
@@ -38,6 +40,8 @@ impl fmt::Display for Site {
 /// What recovery needs to know of a peer.
 #[derive(Clone, Debug)]
 pub struct PeerRule {
+    /// Its place in nf.toml: of two peers that a packet may be of equally well it is the first one's.
+    pub place: usize,
     /// Its kind, which decides whether IKE may be started to it.
     pub kind: PeerKind,
     /// Where it may come from. Without it nothing is sent to it but over an IKE SA.
@@ -96,24 +100,24 @@ pub struct Policy {
     pub invalid_spi_recovery: bool,
     /// Limits.
     pub limits: Limits,
-    /// The peers, in the order of nf.toml.
-    pub peers: Vec<PeerRule>,
+    /// The peers.
+    pub peers: BTreeMap<PeerId, PeerRule>,
 }
 
 impl Policy {
     /// The rule of a peer.
     pub fn peer(&self, id: PeerId) -> Option<&PeerRule> {
-        self.peers.get(id.0)
+        self.peers.get(&id)
     }
 
     /// The peer that a packet from `src` to `dst` may be of: the one with the narrowest address.
     pub fn find(&self, src: IpAddr, dst: IpAddr) -> Option<PeerId> {
-        let fitting = self.peers.iter().enumerate().filter_map(|(number, peer)| {
+        let fitting = self.peers.iter().filter_map(|(id, peer)| {
             let network = peer.address.filter(|network| network.contains(src))?;
-            peer.local_address.is_none_or(|local| local == dst).then_some((number, network.length()))
+            let is_ours = peer.local_address.is_none_or(|local| local == dst);
+            is_ours.then_some((*id, (network.length(), Reverse(peer.place))))
         });
-        // Of two that are equally narrow the first.
-        fitting.rev().max_by_key(|(_, length)| *length).map(|(number, _)| PeerId(number))
+        fitting.max_by_key(|(_, narrowness)| *narrowness).map(|(id, _)| id)
     }
 
     /// The site that a packet or an IKE SA of a peer belongs to.

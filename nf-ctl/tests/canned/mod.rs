@@ -385,6 +385,12 @@ impl Handler<agent::Request> for AgentDesk {
                 Response::ok([ike_sa()])
             }
             agent::Request::Recovery { limit } => Response::ok(recovery(limit)),
+            agent::Request::Reload { .. } => Response::ok(agent::Reloaded {
+                peers_added: vec!["branch-8".to_owned()],
+                peers_adjusted: vec!["branch-7".to_owned()],
+                settings: vec!["[recovery]".to_owned()],
+                ..agent::Reloaded::default()
+            }),
             agent::Request::IkeDpd { .. } | agent::Request::Recover { .. } => Response::ok(agent::Started { task: 1 }),
             agent::Request::IkeDelete { .. } => Response::ok(agent::Started { task: 2 }),
             agent::Request::Task { task: 1 } => {

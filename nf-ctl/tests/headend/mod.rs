@@ -158,6 +158,22 @@ impl HeadEnd {
         list.as_array().unwrap().iter().filter(counts).count()
     }
 
+    /// Changes nf.toml.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let path = self.core.dir.path().join("nf.toml");
+        fs::write(&path, change(fs::read_to_string(&path).unwrap())).unwrap();
+    }
+
+    /// Has another pre-shared key.
+    pub fn write_psk(&self, psk: &str) {
+        fs::write(self.credentials.path().join("psk"), psk).unwrap();
+    }
+
+    /// Sends the agent a signal, `HUP` for one.
+    pub fn signal_agent(&self, name: &str) {
+        crate::lab::traffic::signal(self.agent.as_ref().unwrap(), name);
+    }
+
     /// Both logs.
     pub fn log(&self) -> String {
         let agent = fs::read_to_string(self.core.dir.path().join("agent.log")).unwrap_or_default();

@@ -39,7 +39,7 @@ pub struct Reloaded {
     pub instances_removed: Vec<String>,
     /// Tables and fields that were taken over as a whole.
     pub settings: Vec<String>,
-    /// Tables that changed and that only the agent reads, when it starts.
+    /// Tables that changed and that are the agent's, which takes them over by a reload of its own.
     pub for_agent: Vec<String>,
 }
 

@@ -23,7 +23,7 @@ pub struct LocalCertificate {
 }
 
 /// Certificates of the authorities that may vouch for a peer.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Authorities {
     anchors: Vec<TrustAnchor<'static>>,
     key_hashes: Vec<[u8; 20]>,
@@ -100,6 +100,15 @@ impl LocalCertificate {
         self.chain.first().is_some_and(|own| names(own, identity))
     }
 }
+
+/// The key is that of the first certificate: where the chains are equal the keys are.
+impl PartialEq for LocalCertificate {
+    fn eq(&self, other: &LocalCertificate) -> bool {
+        (&self.chain, self.pss) == (&other.chain, other.pss)
+    }
+}
+
+impl Eq for LocalCertificate {}
 
 impl fmt::Debug for LocalCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

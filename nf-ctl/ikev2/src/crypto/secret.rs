@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// A key, a shared secret or what keys are made of: wiped when dropped, and never printed.
@@ -36,6 +37,15 @@ impl From<&[u8]> for Secret {
     }
 }
 
+/// In constant time for secrets of the same length.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Secret({} octets)", self.0.len())
@@ -45,6 +55,15 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_equal_as_a_whole() {
+        let secret = Secret::from(&b"hunter2"[..]);
+        assert_eq!(secret, secret.clone());
+        for other in ["hunter3", "hunter", "hunter22", ""] {
+            assert_ne!(secret, Secret::from(other.as_bytes()));
+        }
+    }
 
     #[test]
     fn debug_shows_the_length_alone() {

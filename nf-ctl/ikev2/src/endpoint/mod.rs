@@ -1,5 +1,6 @@
 //! The endpoint: all IKE SAs, and the only door to them.
 
+mod connections;
 mod cookie;
 mod limiter;
 mod unprotected;
@@ -11,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand_core::CryptoRng;
 
+pub use self::connections::ConnectionChanges;
 use self::cookie::Cookies;
 use self::limiter::Limiter;
-use crate::config::{ConfigError, Connection, EndpointConfig};
+use crate::config::{Connection, EndpointConfig};
 use crate::context::{Action, Cx, Output, SpiSource};
 use crate::crypto::keys::Role;
 use crate::event::{CommandId, Event, Failure, IkeId, Notice, Transmit};
@@ -128,23 +130,6 @@ impl Endpoint {
     /// Sets the date anew, after the system's clock was.
     pub fn set_wall_clock(&mut self, now: Instant, wall: SystemTime) {
         self.wall = (now, wall.duration_since(UNIX_EPOCH).unwrap_or_default());
-    }
-
-    /// Adds a connection. Where several fit a peer, the one that was added first comes first.
-    pub fn add_connection(&mut self, connection: Connection) -> Result<(), ConfigError> {
-        connection.check()?;
-        if self.connections.iter().any(|known| known.name == connection.name) {
-            return Err(ConfigError::DuplicateName(connection.name));
-        }
-        self.connections.push(Arc::new(connection));
-        Ok(())
-    }
-
-    /// Takes a connection out. Its IKE SAs live on until they are deleted.
-    pub fn remove_connection(&mut self, name: &str) -> bool {
-        let before = self.connections.len();
-        self.connections.retain(|connection| connection.name != name);
-        self.connections.len() < before
     }
 
     // ---- Commands ----

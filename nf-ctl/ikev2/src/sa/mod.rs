@@ -62,6 +62,8 @@ pub(crate) struct IkeSa {
     last_heard: Instant,
     /// When an unproven hint last made us ask whether the peer is alive.
     last_hint: Option<Instant>,
+    /// The driver has heard of its end already; what follows is between the peer and us.
+    is_reported_down: bool,
     /// What the endpoint has in its timer queue for this IKE SA.
     pub armed: Option<Instant>,
 }
@@ -134,6 +136,7 @@ impl IkeSa {
             expire_at: None,
             last_heard: now,
             last_hint: None,
+            is_reported_down: false,
             armed: None,
         }
     }
@@ -494,17 +497,19 @@ impl IkeSa {
         let was_replaced = matches!(self.phase, Phase::Replaced);
         let was_half_open = self.is_half_open();
         self.phase = Phase::Closed;
-        self.drop_children(cx);
+        self.drop_children(cx, ChildDownReason::IkeDown);
         let reason = if was_replaced { Failure::Rekeyed } else { reason };
         if let Some(outstanding) = self.outstanding.take() {
             outstanding.exchange.abandon(self, cx, &reason);
         }
-        let waiting = std::mem::take(&mut self.queue);
-        let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, task)| task);
-        for task in waiting.into_iter().chain(delayed) {
-            task.fail(self.id, cx, reason.clone());
+        self.drop_tasks(cx, &reason);
+        if !was_half_open {
+            self.report_down(cx, reason);
         }
-        if was_half_open {
+    }
+
+    fn report_down(&mut self, cx: &mut Cx<'_>, reason: Failure) {
+        if std::mem::replace(&mut self.is_reported_down, true) {
             return;
         }
         cx.event(Event::IkeDown {
@@ -515,13 +520,46 @@ impl IkeSa {
         });
     }
 
-    fn drop_children(&mut self, cx: &mut Cx<'_>) {
+    /// Its connection isn't the one any more that it was negotiated by. For us it ends now; the peer is told once the request
+    /// that is under way has its answer.
+    pub fn retire(&mut self, cx: &mut Cx<'_>, reason: Failure) {
+        // Others end already, or nobody has proved anything.
+        if !matches!(self.phase, Phase::Connecting | Phase::Established) {
+            return;
+        }
+        if let Some(outstanding) = &mut self.outstanding {
+            // The peer keeps nothing of IKE_SA_INIT for long.
+            if matches!(outstanding.exchange, Exchange::Init(_)) {
+                return self.close(cx, reason);
+            }
+            outstanding.hurry();
+            cx.done(outstanding.exchange.take_command(), self.id, Err(reason.clone()));
+        }
+        let was_established = self.is_established();
+        self.phase = Phase::Closing(reason.clone());
+        self.drop_children(cx, ChildDownReason::Reconfigured);
+        self.drop_tasks(cx, &reason);
+        self.report_down(cx, reason.clone());
+        if was_established {
+            self.push(cx, Task::DeleteIke { reason, command: None });
+        }
+    }
+
+    fn drop_tasks(&mut self, cx: &mut Cx<'_>, reason: &Failure) {
+        let waiting = std::mem::take(&mut self.queue);
+        let delayed = std::mem::take(&mut self.delayed).into_iter().map(|(_, task)| task);
+        for task in waiting.into_iter().chain(delayed) {
+            task.fail(self.id, cx, reason.clone());
+        }
+    }
+
+    fn drop_children(&mut self, cx: &mut Cx<'_>, reason: ChildDownReason) {
         for child in std::mem::take(&mut self.children) {
             cx.event(Event::ChildDown {
                 ike: self.id,
                 inbound_spi: child.inbound,
                 outbound_spi: child.outbound,
-                reason: ChildDownReason::IkeDown,
+                reason,
             });
         }
     }
@@ -592,7 +630,7 @@ impl IkeSa {
             self.close(cx, reason);
             return;
         }
-        self.drop_children(cx);
+        self.drop_children(cx, ChildDownReason::IkeDown);
         self.phase = Phase::Closing(reason.clone());
         self.push(cx, Task::DeleteIke { reason, command: None });
     }

@@ -54,6 +54,11 @@ impl Outstanding {
         self.pause = (self.pause * rules.factor_percent / 100).min(rules.max);
     }
 
+    /// Nobody needs the answer any more but to send the next request.
+    pub fn hurry(&mut self) {
+        self.tries = self.tries.min(self.sent.saturating_add(FAREWELL_TRIES));
+    }
+
     /// Counts a repetition; `false` when there were enough.
     pub fn repeat(&mut self, rules: &Retransmit, cx: &mut Cx<'_>) -> bool {
         if self.sent > self.tries {

@@ -17,7 +17,7 @@ use crate::wire::{ExchangeType, Notify, NotifyType, Payload, Payloads};
 
 /// Our IKE_AUTH request.
 pub(crate) struct Auth {
-    command: Option<CommandId>,
+    pub command: Option<CommandId>,
     initial_contact: bool,
     begun: Begun,
     offer: Offer,
@@ -72,6 +72,16 @@ impl Auth {
     }
 
     pub fn conclude(self, sa: &mut IkeSa, cx: &mut Cx<'_>, response: &Payloads<'_>) {
+        // Its connection went meanwhile. Where the peer has taken us in, it is told.
+        if let Phase::Closing(reason) = &sa.phase {
+            let reason = reason.clone();
+            self.abandon(sa, cx, &reason);
+            match response.auth() {
+                Some(_) => sa.push(cx, Task::DeleteIke { reason, command: None }),
+                None => sa.close(cx, reason),
+            }
+            return;
+        }
         // Refused before it was authenticated: the peer holds no IKE SA then.
         if response.auth().is_none() {
             let failure = match response.error() {

@@ -11,7 +11,7 @@ use crate::wire::{ChildSpi, ExchangeType, Nonce, Notify, NotifyType, Payload, Pa
 
 /// Our request.
 pub(crate) struct Create {
-    command: Option<CommandId>,
+    pub command: Option<CommandId>,
     /// The inbound SPI of the CHILD_SA to be replaced.
     replaces: Option<ChildSpi>,
     nonce: Vec<u8>,
@@ -84,6 +84,11 @@ impl Create {
     }
 
     pub fn conclude(mut self, sa: &mut IkeSa, cx: &mut Cx<'_>, response: &Payloads<'_>) {
+        // What came out ends with the IKE SA.
+        if let Phase::Closing(reason) = &sa.phase {
+            let reason = reason.clone();
+            return self.abandon(sa, cx, &reason);
+        }
         if let Some(group) = response.notify(NotifyType::INVALID_KE_PAYLOAD).and_then(Notify::wanted_group)
             && !std::mem::replace(&mut self.group_changed, true)
             && self.offer.use_group(&sa.path(), group, cx)

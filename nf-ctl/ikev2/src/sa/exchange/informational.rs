@@ -89,6 +89,14 @@ impl Informational {
         cx.done(command, sa.id, Ok(outcome));
     }
 
+    pub fn take_command(&mut self) -> Option<CommandId> {
+        let (Informational::DeleteChildren { command, .. }
+        | Informational::DeleteIke { command }
+        | Informational::Liveness { command }
+        | Informational::InvalidSpi { command }) = self;
+        command.take()
+    }
+
     pub fn abandon(self, sa: &IkeSa, cx: &mut Cx<'_>, failure: &Failure) {
         let (Informational::DeleteChildren { command, .. }
         | Informational::DeleteIke { command }

@@ -91,6 +91,17 @@ impl Exchange {
         }
     }
 
+    /// Takes the command away that it was begun by: that one hears of something else.
+    pub fn take_command(&mut self) -> Option<CommandId> {
+        match self {
+            Exchange::Init(init) => init.command.take(),
+            Exchange::Auth(auth) => auth.command.take(),
+            Exchange::Create(create) => create.command.take(),
+            Exchange::RekeyIke(rekey) => rekey.command.take(),
+            Exchange::Informational(informational) => informational.take_command(),
+        }
+    }
+
     /// The IKE SA ends, and the exchange with it.
     pub fn abandon(self, sa: &mut IkeSa, cx: &mut Cx<'_>, failure: &Failure) {
         match self {

@@ -53,6 +53,10 @@ impl RekeyIke {
     }
 
     pub fn conclude(mut self, sa: &mut IkeSa, cx: &mut Cx<'_>, response: &Payloads<'_>) {
+        if let Phase::Closing(reason) = &sa.phase {
+            let reason = reason.clone();
+            return self.undo(sa, cx, reason, response);
+        }
         if let Some(group) = response.notify(NotifyType::INVALID_KE_PAYLOAD).and_then(Notify::wanted_group)
             && !std::mem::replace(&mut self.group_changed, true)
             && let Some(group) = our_group(sa, group)
@@ -63,6 +67,18 @@ impl RekeyIke {
         match self.accept(sa, response) {
             Ok(made) => self.succeed(sa, cx, made, response),
             Err(failure) => self.fail(sa, cx, failure),
+        }
+    }
+
+    /// The IKE SA ends, and what was made in its place ends with it, by our hand: the peer counts on it.
+    fn undo(&self, sa: &IkeSa, cx: &mut Cx<'_>, reason: Failure, response: &Payloads<'_>) {
+        if let Ok(made) = self.accept(sa, response) {
+            let id = cx.out.new_ike_id();
+            let mut new = sa.successor(id, Role::Initiator, made.spis, made.suite, made.keys, cx);
+            new.phase = Phase::Closing(reason.clone());
+            new.is_reported_down = true;
+            new.push(cx, Task::DeleteIke { reason, command: None });
+            cx.action(Action::Add(Box::new(new)));
         }
     }
 
