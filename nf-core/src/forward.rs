@@ -157,8 +157,13 @@ impl Way {
     #[inline]
     fn take(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
         packet.set_hop(self.hop);
-        let header = self.header.unwrap_or_else(|| ethernet::header(packet.received_macs(), self.ethertype));
-        *packet.prepend().ok_or(DropReason::NoBuffer)? = header;
+        match &self.header {
+            Some(header) => *packet.prepend().ok_or(DropReason::NoBuffer)? = *header,
+            None => {
+                let macs = packet.received_macs();
+                *packet.prepend().ok_or(DropReason::NoBuffer)? = ethernet::header(macs, self.ethertype);
+            }
+        }
         Ok(())
     }
 }
@@ -175,10 +180,12 @@ struct Asked {
 }
 
 impl Router<'_> {
+    /// Remembers the answer itself: a router that is written to from outside of the loop over the packets stays in memory,
+    /// from where the header is copied in one piece, and isn't kept in registers octet by octet.
     #[inline(never)]
-    fn look_up(&self, asked: Asked, version: IpVersion) -> Option<(Asked, Way)> {
-        let hop = route(self.net, asked)?;
-        Some((asked, Way::of(self.net, hop, version)?))
+    fn look_up(&mut self, asked: Asked, version: IpVersion) {
+        let way = route(self.net, asked).and_then(|hop| Way::of(self.net, hop, version));
+        self.last = way.map(|way| (asked, way));
     }
 
     #[inline]
@@ -191,7 +198,7 @@ impl Router<'_> {
         let dst = packet.inner_dst().ok_or(DropReason::InnerMalformed)?;
         let asked = Asked { dst, origin, for_host, received };
         if self.last.as_ref().is_none_or(|(last, _)| *last != asked) {
-            self.last = self.look_up(asked, version);
+            self.look_up(asked, version);
         }
         let (_, way) = self.last.as_ref().ok_or(DropReason::NoRoute)?;
         // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
