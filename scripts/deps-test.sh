@@ -17,7 +17,7 @@ packages="$packages python3-prometheus-client"
 # What the package is built with.
 packages="$packages dpkg-dev"
 # Peers and eyes for the tests in network namespaces.
-packages="$packages iproute2 iputils-ping ethtool tcpdump strongswan-charon strongswan-swanctl strongswan-pki
+packages="$packages iproute2 iputils-ping ethtool tcpdump nftables strongswan-charon strongswan-swanctl strongswan-pki
 	libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extra-plugins"
 # libFuzzer.
 packages="$packages g++"

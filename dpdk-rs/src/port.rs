@@ -438,7 +438,8 @@ impl ConfiguredPort {
             owner.port.check("starting", unsafe { sys::rte_eth_dev_start(id.0) })?;
             owner.started = true;
         }
-        let port = StartedPort { owner, info, rss };
+        let PortConfig { rx_offloads, tx_offloads, .. } = config;
+        let port = StartedPort { owner, info, rss, rx_offloads, tx_offloads };
         if config.promiscuous {
             port.set_promiscuous(true)?;
         }
@@ -466,6 +467,8 @@ pub struct StartedPort {
     owner: Arc<Owner>,
     info: PortInfo,
     rss: RssTypes,
+    rx_offloads: RxOffloads,
+    tx_offloads: TxOffloads,
 }
 
 impl fmt::Debug for StartedPort {
@@ -497,6 +500,18 @@ impl StartedPort {
     #[must_use]
     pub fn active_rss(&self) -> RssTypes {
         self.rss
+    }
+
+    /// What it does on receipt: what was asked for.
+    #[must_use]
+    pub fn rx_offloads(&self) -> RxOffloads {
+        self.rx_offloads
+    }
+
+    /// What it does on sending: what was asked for, and several segments to a packet where it can.
+    #[must_use]
+    pub fn tx_offloads(&self) -> TxOffloads {
+        self.tx_offloads
     }
 
     /// Its counters.

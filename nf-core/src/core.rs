@@ -22,7 +22,6 @@ use crate::lanes::Lanes;
 use crate::lookaside::{Leaving, Opened};
 use crate::net::Net;
 use crate::notify::CoreLimiter;
-use crate::packet::Packet;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
 use crate::route::Resolver;
 use crate::sa::inbound::{Sa, SaKey};
@@ -31,6 +30,7 @@ use crate::sa::table::{Installed, SaTable};
 use crate::spd::Spd;
 use crate::stage::{Stage, StageCounters, Stopwatch};
 use crate::types::{CoreId, Nanos};
+use crate::wire::HeaderChecksum;
 
 /// How many commands a core's queue holds, and how many replaced things may wait to be freed.
 pub const QUEUE_LENGTH: usize = 1024;
@@ -420,7 +420,17 @@ impl Core {
 
 /// Parses the headers of all packets; gives the lanes of those that parse.
 fn parse(batch: &mut Batch<'_>) -> Lanes {
-    batch.sift(batch.lanes(), Packet::parse)
+    let verified = batch.verified();
+    let parsed = parse_lanes(batch, batch.lanes() - verified, HeaderChecksum::Unknown);
+    match verified.is_empty() {
+        true => parsed,
+        false => parsed | parse_lanes(batch, verified, HeaderChecksum::Verified),
+    }
+}
+
+#[inline(always)]
+fn parse_lanes(batch: &mut Batch<'_>, lanes: Lanes, checksum: HeaderChecksum) -> Lanes {
+    batch.sift(lanes, |packet| packet.parse(checksum))
 }
 
 /// Books consumed and dropped packets; gives the lanes of the dropped ones.
@@ -440,4 +450,33 @@ fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
         }
     }
     dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::Packet;
+    use crate::types::PortIndex;
+
+    #[test]
+    fn a_checksum_is_summed_unless_the_port_has_found_it_right() {
+        let mut frames = [[0u8; 64]; 3];
+        for frame in &mut frames {
+            frame[12..14].copy_from_slice(&[0x08, 0x00]);
+            frame[14..38].copy_from_slice(&[
+                0x45, 0, 0, 24, 0, 0, 0, 0, 64, 6, 0xBA, 0xAD, 10, 1, 1, 1, 10, 10, 1, 2, 0, 0, 0, 0,
+            ]);
+        }
+        let mut batch = Batch::default();
+        for (number, frame) in frames.iter_mut().enumerate() {
+            let lane = batch.push(Packet::new(frame, 0..64, PortIndex(0)).unwrap()).unwrap();
+            if number == 1 {
+                batch.set_verified(lane);
+            }
+        }
+        let [first, second, third] = batch.lanes().into_iter().collect::<Vec<_>>()[..] else { panic!("three lanes") };
+        assert_eq!(parse(&mut batch).into_iter().collect::<Vec<_>>(), [second]);
+        let dropped = Fate::Dropped(DropReason::Ipv4Checksum);
+        assert_eq!([first, third].map(|lane| batch.fate(lane)), [dropped, dropped]);
+    }
 }

@@ -7,7 +7,7 @@ use crate::drop::DropReason;
 use crate::route::Hop;
 use crate::types::{PortIndex, Spi};
 use crate::wire::ethernet::MacPair;
-use crate::wire::{self, Headers, Inner};
+use crate::wire::{self, HeaderChecksum, Headers, Inner};
 
 /// A packet in somebody else's buffer, in one piece. On DPDK the buffer is an mbuf's, in tests a vector.
 #[derive(Debug)]
@@ -299,13 +299,13 @@ impl<'p> Packet<'p> {
 
     /// Reads the headers of the frame that was received.
     #[inline(always)]
-    pub(crate) fn parse(&mut self) -> Result<(), DropReason> {
+    pub(crate) fn parse(&mut self, checksum: HeaderChecksum) -> Result<(), DropReason> {
         let frame = match self.buffer.get(self.start as usize..self.end as usize) {
             Some(frame) => frame,
             None => outside(),
         };
         self.macs = MacPair::of(frame);
-        wire::parse_into(frame, &mut self.headers)
+        wire::parse_into(frame, &mut self.headers, checksum)
     }
 
     #[inline]

@@ -463,13 +463,13 @@ fn a_changed_file_is_taken_over_as_a_difference_or_not_at_all() {
         // What comes by hand is nobody's business.
         client.call::<()>(&Request::SaAdd { sa: Box::new(spec(Spi(0x3000), "10.10.1.2")) }).unwrap();
         let second = format!(
-            "[notify]\ninv_spi_interval_s = 5\n[[local]]\naddress = '10.10.1.2'\n{}{}",
+            "[notify]\ninv_spi_interval_s = 5\nsyslog = 'unix:/nonexistent/log'\n[snapshot]\nkeep = 3\n[[local]]\naddress = '10.10.1.2'\n{}{}",
             sa_table(0x1000, "a5"),
             capture("{ gate = 'drop' }, { gate = 'egress' }")
         );
         let reloaded = reload(&mut client, &second).unwrap();
         assert_eq!((reloaded.sas_added, reloaded.sas_changed, reloaded.sas_removed), (0, 1, 1));
-        assert_eq!((reloaded.instances_changed.len(), reloaded.settings.len()), (1, 2), "{reloaded:?}");
+        assert_eq!((reloaded.instances_changed.len(), reloaded.settings.len()), (1, 3), "{reloaded:?}");
         assert_eq!(spis(&mut client), [0x1000, 0x3000]);
 
         let many = (0x4000..0x4010).map(|spi| sa_table(spi, "5a")).collect::<String>();

@@ -48,6 +48,11 @@ struct entry_t {
 	bool installed;
 	/** The peer's SPI at the peer's address. */
 	bool outbound;
+	/** Outbound: nf-core has it go where the packets of its CHILD_SA's inbound SA come from. */
+	bool follows;
+	/** Of an SA: where its packets come from. */
+	host_t *src;
+	uint32_t reqid;
 	u_int serial;
 };
 
@@ -77,6 +82,7 @@ static bool entry_equals(const void *a, const void *b)
 static void entry_destroy(entry_t *this)
 {
 	this->dst->destroy(this->dst);
+	DESTROY_IF(this->src);
 	free(this);
 }
 
@@ -86,18 +92,12 @@ static void expiry_destroy(expiry_t *this)
 	free(this);
 }
 
-/** Notes an SPI that is reserved, or an SA; gives its serial number. */
-static u_int note(private_ipsec_t *this, uint32_t spi, host_t *dst, bool installed, bool outbound)
+/** Notes an SPI that is reserved, or an SA, and owns the note from now on; gives its serial number. */
+static u_int note(private_ipsec_t *this, entry_t *entry)
 {
-	entry_t *entry, *old;
+	entry_t *old;
 	u_int serial;
 
-	INIT(entry,
-		.spi = spi,
-		.dst = dst->clone(dst),
-		.installed = installed,
-		.outbound = outbound,
-	);
 	this->mutex->lock(this->mutex);
 	serial = entry->serial = this->next_serial++;
 	old = this->entries->put(this->entries, entry, entry);
@@ -107,6 +107,39 @@ static u_int note(private_ipsec_t *this, uint32_t spi, host_t *dst, bool install
 		entry_destroy(old);
 	}
 	return serial;
+}
+
+/**
+ * The SPI, in host order, of the inbound SA that an outbound one of a peer behind a NAT follows; 0 if there is none. charon
+ * installs the inbound half of a CHILD_SA first. Who is behind a NAT himself stays where he is (RFC 7296 2.23).
+ */
+static uint32_t followed(private_ipsec_t *this, kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data)
+{
+	ike_sa_t *ike_sa = charon->bus->get_sa(charon->bus);
+	enumerator_t *enumerator;
+	entry_t *entry, *newest = NULL;
+	uint32_t spi = 0;
+
+	if (data->inbound || !data->encap || data->mode != MODE_TUNNEL || !ike_sa ||
+		!ike_sa->has_condition(ike_sa, COND_NAT_THERE) || ike_sa->has_condition(ike_sa, COND_NAT_HERE))
+	{
+		return 0;
+	}
+	this->mutex->lock(this->mutex);
+	enumerator = this->entries->create_enumerator(this->entries);
+	while (enumerator->enumerate(enumerator, NULL, &entry))
+	{
+		if (entry->installed && !entry->outbound && entry->reqid == data->reqid &&
+			entry->dst->ip_equals(entry->dst, id->src) && entry->src->ip_equals(entry->src, id->dst) &&
+			(!newest || (int)(entry->serial - newest->serial) > 0))
+		{
+			newest = entry;
+			spi = ntohl(entry->spi);
+		}
+	}
+	enumerator->destroy(enumerator);
+	this->mutex->unlock(this->mutex);
+	return spi;
 }
 
 /** The note of an SPI, or NULL. The mutex is held. */
@@ -157,6 +190,7 @@ METHOD(kernel_ipsec_t, get_spi, status_t,
 	json_object *answer = NULL, *number;
 	status_t status = FAILED;
 	char line[LINE];
+	entry_t *entry;
 	int len;
 
 	/* without the source: a peer behind a NAT may be seen at another address by the time that its SA is installed */
@@ -165,7 +199,11 @@ METHOD(kernel_ipsec_t, get_spi, status_t,
 		json_object_object_get_ex(answer, "spi", &number))
 	{
 		*spi = htonl(json_object_get_int64(number));
-		note(this, *spi, dst, FALSE, FALSE);
+		INIT(entry,
+			.spi = *spi,
+			.dst = dst->clone(dst),
+		);
+		note(this, entry);
 		status = SUCCESS;
 	}
 	json_object_put(answer);
@@ -220,11 +258,13 @@ METHOD(kernel_ipsec_t, add_sa, status_t,
 	private_ipsec_t *this, kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data)
 {
 	lifetime_cfg_t *lifetime = data->lifetime;
+	uint32_t follows = followed(this, id, data);
 	control_result_t result;
+	entry_t *entry;
 	chunk_t line;
 	u_int serial;
 
-	if (!sa_request(id, data, &line))
+	if (!sa_request(id, data, follows, &line))
 	{
 		return FAILED;
 	}
@@ -234,7 +274,16 @@ METHOD(kernel_ipsec_t, add_sa, status_t,
 	{
 		return FAILED;
 	}
-	serial = note(this, id->spi, id->dst, TRUE, !data->inbound);
+	INIT(entry,
+		.spi = id->spi,
+		.dst = id->dst->clone(id->dst),
+		.installed = TRUE,
+		.outbound = !data->inbound,
+		.follows = follows != 0,
+		.src = id->src->clone(id->src),
+		.reqid = data->reqid,
+	);
+	serial = note(this, entry);
 	/* one half's time is enough: the halves of a CHILD_SA end together */
 	if (data->inbound)
 	{
@@ -248,19 +297,20 @@ METHOD(kernel_ipsec_t, update_sa, status_t,
 	private_ipsec_t *this, kernel_ipsec_sa_id_t *id, kernel_ipsec_update_sa_t *data)
 {
 	entry_t *entry;
-	bool known, outbound;
+	bool known, outbound, follows;
 
 	this->mutex->lock(this->mutex);
 	entry = noted(this, id->spi, id->dst);
 	known = entry != NULL;
 	outbound = entry && entry->outbound;
+	follows = entry && entry->follows;
 	this->mutex->unlock(this->mutex);
 	/* nf-core takes an SA's packets from any source, in UDP and without. For another address of ours the SA would have to
 	 * be installed anew, with an empty replay window, and for another one of the peer's with used sequence numbers: charon
-	 * makes a new one instead if told that this can't be done. */
+	 * makes a new one instead if told that this can't be done. Another port of the peer's NAT nf-core finds by itself. */
 	if (!known || (!outbound && id->dst->ip_equals(id->dst, data->new_dst)) ||
-		(outbound && id->dst->equals(id->dst, data->new_dst) && id->src->ip_equals(id->src, data->new_src) &&
-		 data->encap == data->new_encap))
+		(outbound && (follows ? id->dst->ip_equals(id->dst, data->new_dst) : id->dst->equals(id->dst, data->new_dst)) &&
+		 id->src->ip_equals(id->src, data->new_src) && data->encap == data->new_encap))
 	{
 		return SUCCESS;
 	}

@@ -160,7 +160,7 @@ static bool put_selectors(writer_t *writer, const char *name, linked_list_t *lis
 	return fit;
 }
 
-bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, chunk_t *line)
+bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, uint32_t follows, chunk_t *line)
 {
 	const char *alg = cipher(data->enc_alg), *auth = integrity(data->int_alg);
 	bool separate = data->int_alg != AUTH_UNDEFINED, complete = FALSE;
@@ -214,6 +214,10 @@ bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, chunk_t *
 		if (data->encap)
 		{
 			put(&writer, ",\"peer_port\":%u", id->dst->get_port(id->dst));
+		}
+		if (follows)
+		{
+			put(&writer, ",\"follows\":%u", follows);
 		}
 	}
 	put(&writer, "}}");

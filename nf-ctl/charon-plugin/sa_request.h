@@ -11,9 +11,10 @@
  *
  * @param id			the SA
  * @param data			its algorithms, keys and selectors
+ * @param follows		SPI, in host order, of the inbound SA that this outbound one follows; 0 for none
  * @param[out] line		request, without a newline; it holds keys: to be freed by chunk_clear()
  * @return				FALSE if nf-core has no such SAs; why was logged
  */
-bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, chunk_t *line);
+bool sa_request(kernel_ipsec_sa_id_t *id, kernel_ipsec_add_sa_t *data, uint32_t follows, chunk_t *line);
 
 #endif

@@ -136,9 +136,9 @@ pub(crate) enum Reloads {
 
 #[derive(Subcommand)]
 pub(crate) enum MirrorSource {
-    /// From the kernel's XFRM, whichever daemon installs them there: inbound SAs of ESP. Needs CAP_NET_ADMIN.
+    /// From the kernel's XFRM, whichever daemon installs them there: SAs of ESP with their policies. Needs CAP_NET_ADMIN.
     Xfrm {
-        /// An address whose SAs are inbound; may be given several times. Without any: every address of this host.
+        /// An address at which SAs end; may be given several times. Without any: every address of this host.
         #[arg(long, value_name = "ADDRESS")]
         local: Vec<IpAddr>,
         /// Seconds between two comparisons of everything: reserved SPIs are seen only then.

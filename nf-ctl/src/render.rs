@@ -345,6 +345,8 @@ pub(crate) fn ports(ports: &[PortReport]) -> String {
             port.mac,
             port.rx_queues
         );
+        let offloads = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        line!(out, "  offloads: rx {}; tx {}", offloads(&port.rx_offloads), offloads(&port.tx_offloads));
         line!(
             out,
             "  received {}, sent {}; missed {}, rx errors {}, no buffer {}, tx errors {}",

@@ -5,13 +5,14 @@
 mod common;
 mod lab;
 
+use std::io::Write;
 use std::time::Duration;
 
 use common::Daemon;
 use lab::Lab;
 use lab::charon::Charon as IkeDaemon;
 use lab::connection::{Connection, Side};
-use lab::traffic::{Capture, Ping};
+use lab::traffic::{Capture, Ping, Pinged};
 use nf_core::control::client::Client;
 use nf_core::control::proto::{EventKind, EventReport};
 use nf_ctl::backend::IkeBackend;
@@ -68,6 +69,7 @@ impl Tunnel {
 /// What is fetched, in octets.
 const FILE: usize = 300_000;
 const FAST: Duration = Duration::from_millis(5);
+const SLOW: Duration = Duration::from_millis(20);
 
 #[test]
 #[ignore = "needs root"]
@@ -287,6 +289,73 @@ fn a_tunnel_of_charon_works_both_ways() {
     head.ok(&["--terminate", "--ike", "gw"]);
     let gone = || (nf_core.ok(&["--json", "sa", "list"]).trim() == "[]").then_some(());
     lab::wait_for("the SAs to go", gone, || head.log());
+}
+
+/// The peer is behind a NAT, whose mapping changes under the tunnel: the answers follow, and so does the next SA.
+#[test]
+#[ignore = "needs root"]
+fn answers_follow_a_peer_behind_a_nat() {
+    let lab = Lab::new();
+    // The peer's namespace is the NAT as well: its packets leave with ports of this range.
+    let map = |ports: &str| {
+        let rules = format!(
+            "flush ruleset; table ip nat {{ chain post {{ type nat hook postrouting priority srcnat;
+             oifname wan meta l4proto udp masquerade to :{ports}; }}; }}"
+        );
+        lab.peer.command("nft").arg(rules).output().unwrap()
+    };
+    let mapped = map("40000-40099");
+    if !mapped.status.success() {
+        // Not eprintln!, which is only shown when a test fails.
+        let why = String::from_utf8_lossy(&mapped.stderr);
+        let _ = writeln!(std::io::stderr(), "NOT RUN: a peer behind a NAT: this kernel has none (nft_masq): {why}");
+        return;
+    }
+    let nf_core = lab.nf_core(&lab.route_to_branch().replace("peer = \"branch\"\n", ""));
+    let (peer, head) = (lab.peer_charon(), lab.head_charon_on(&nf_core));
+    peer.load(&[Connection::new(Side::Peer)]);
+    head.load(&[Connection::new(Side::Head)]);
+    peer.initiate("gw");
+    let outbound = || {
+        let sas: serde_json::Value = serde_json::from_str(&nf_core.ok(&["--json", "sa", "list"])).unwrap();
+        let mut all = sas.as_array().unwrap().iter().filter(|sa| sa["direction"] == "out");
+        let newest = all.next_back().unwrap_or_else(|| panic!("{sas}"));
+        (newest["spi"].as_u64().unwrap(), newest["destination"]["port"].as_u64().unwrap())
+    };
+    let state = || format!("{}\n{}", head.log(), nf_core.log());
+    let ping = |from_inside: bool| {
+        let ping = if from_inside { lab.ping_outwards(SLOW) } else { lab.ping(SLOW) };
+        std::thread::sleep(Duration::from_millis(500));
+        let Pinged { sent, answered } = ping.stop();
+        // The last ones may not have been answered yet.
+        assert!(sent > 10 && answered + 3 >= sent, "{answered} of {sent}: {}", state());
+    };
+    let (first, port) = outbound();
+    assert!((40_000..40_100).contains(&port), "{port}");
+    let remember = |seconds| {
+        let timeout = "net.netfilter.nf_conntrack_udp_timeout";
+        lab.peer.sh(&format!("sysctl -qw {timeout}={seconds} {timeout}_stream={seconds}"));
+    };
+    remember(2);
+    ping(true);
+
+    // The NAT forgets the mapping, and makes another one of the peer's next packet.
+    assert!(map("50000-50099").status.success());
+    let forgotten = || lab.peer.sh("grep -c 'sport=4500 ' /proc/net/nf_conntrack || true").trim() == "0";
+    lab::wait_for("the NAT to forget", || forgotten().then_some(()), state);
+    remember(60);
+    ping(false);
+    let (same, moved) = outbound();
+    assert!(same == first && (50_000..50_100).contains(&moved), "{moved}");
+    assert!(nf_core.log().contains("the peer has moved: the outbound SA follows"), "{}", state());
+    ping(true);
+
+    // charon hears of the other port by IKE; the SA stays, and the one after it follows as well.
+    peer.ok(&["--rekey", "--child", "net"]);
+    lab::wait_for("the new SA", || (outbound().0 != first).then_some(()), state);
+    peer.wait_children(1);
+    ping(true);
+    assert!((50_000..50_100).contains(&outbound().1));
 }
 
 /// What kernel-libipsec can't have as a peer: each charon installs into an nf-core of its own.

@@ -29,9 +29,9 @@ fn natt_fixture() -> (String, Vec<Vec<u8>>) {
     (format!("[[sa]]\n{}", fields.collect::<String>()), packets)
 }
 
-/// ESP in UDP from the kernel's stack through `port` into the network function and out on `protected`; all that isn't
-/// ESP is dropped under its own reason.
-fn decapsulates(namespace: &Namespace, vdevs: &str, ports: (&str, &str), before: &str, after: &str) {
+/// ESP in UDP from the kernel's stack through the first port into the network function and out on the second; all that isn't
+/// ESP is dropped under its own reason. So many of the ports check the IPv4 header's checksum.
+fn decapsulates(namespace: &Namespace, vdevs: &str, ports: (&str, &str), checking: usize, before: &str, after: &str) {
     let (sa, packets) = natt_fixture();
     namespace.sh(before);
     let config = format!(
@@ -64,7 +64,16 @@ address = "10.10.1.2"
     let first = daemon.dir.path().join("packet0");
     namespace.sh(&format!("cat {} > /dev/udp/10.10.1.2/4500", first.display()));
     daemon.wait("the replay", |daemon| daemon.dropped(19) == 1);
+    // A header whose checksum is wrong, and only that: the kernel's stack sends none.
+    let header = "450000240000000040110000 0a0a0101 0a0a0102";
+    let frame = format!("020000000002 020000000001 0800 {header} 11941194 00100000 00001001 00000001");
+    namespace.sh(&format!(
+        "python3 -c \"import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('wan0', 0))
+s.send(bytes.fromhex('{frame}'))\""
+    ));
+    daemon.wait("the wrong checksum", |daemon| daemon.dropped(202) == 1);
     let status = daemon.ok(&["show", "status"]);
+    assert_eq!(status.matches("offloads: rx IPV4_CKSUM").count(), checking, "{status}");
     assert!(status.contains(ports.0) && status.contains("link up"), "{status}");
     assert!(daemon.stop().0.success());
 }
@@ -77,6 +86,7 @@ fn net_af_packet_over_veth() {
         &namespace,
         "\"--vdev=net_af_packet0,iface=wan1\", \"--vdev=net_af_packet1,iface=lan1\"",
         ("net_af_packet0", "net_af_packet1"),
+        0,
         "ip link add wan0 type veth peer name wan1; ip link add lan0 type veth peer name lan1
          for i in wan0 wan1 lan0 lan1; do ip link set $i up; done",
         "ip addr add 10.10.1.1/24 dev wan0
@@ -152,6 +162,7 @@ fn net_tap() {
         &namespace,
         "\"--vdev=net_tap0,iface=wan0\", \"--vdev=net_tap1,iface=lan0\"",
         ("net_tap0", "net_tap1"),
+        2,
         "true",
         "ip link set wan0 up; ip link set lan0 up
          ip addr add 10.10.1.1/24 dev wan0

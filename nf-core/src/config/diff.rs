@@ -20,7 +20,8 @@ impl Config {
             eal: Eal { args, cores, mbufs, idle, spread },
             control: Control { socket, access, audit_file },
             metrics: MetricsConfig { listen, per_sa },
-            notify: Notify { inv_spi_interval_s: _, budget_per_min: _, max_flows, input_interface: _, syslog, journald },
+            notify:
+                Notify { inv_spi_interval_s: _, budget_per_min: _, max_flows, input_interface: _, syslog: _, journald },
             recovery,
             agent,
             crypto: Crypto { engine, device },
@@ -35,7 +36,7 @@ impl Config {
             policies: _,
             plugins: _,
             events: _,
-            snapshot,
+            snapshot: _,
             state,
         } = self;
         let names = |checks: &[(&'static str, bool)]| {
@@ -55,7 +56,6 @@ impl Config {
             ("[metrics] listen", *listen == new.metrics.listen),
             ("[metrics] per_sa", *per_sa == new.metrics.per_sa),
             ("[notify] max_flows", *max_flows == new.notify.max_flows),
-            ("[notify] syslog", *syslog == new.notify.syslog),
             ("[notify] journald", *journald == new.notify.journald),
             ("[crypto] engine", *engine == new.crypto.engine),
             ("[crypto] device", *device == new.crypto.device),
@@ -67,7 +67,6 @@ impl Config {
             ("[reassembly] enabled", *enabled == new.reassembly.enabled),
             ("[reassembly] max_flows", *reassembled == new.reassembly.max_flows),
             ("[reassembly] timeout_ms", *timeout_ms == new.reassembly.timeout_ms),
-            ("[snapshot]", *snapshot == new.snapshot),
             ("[state]", *state == new.state),
         ]);
         fixed.extend(ports_differ(ports, &new.ports));
@@ -122,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_can_change_and_what_the_agent_reads_is_told_apart() {
-        let new = "[notify]\ninv_spi_interval_s = 5\n[sad]\ndeleted_memory_s = 5\n[[local]]\naddress = '10.0.0.1'\n\
+        let new = "[notify]\ninv_spi_interval_s = 5\nsyslog = 'unix:/dev/log'\n[snapshot]\nkeep = 5\n[sad]\ndeleted_memory_s = 5\n[[local]]\naddress = '10.0.0.1'\n\
                    [recovery]\ninvalid_spi_recovery = true\n";
         assert_eq!(differences("", new), (vec![], vec!["[recovery]"]));
     }

@@ -28,7 +28,7 @@ use crate::counters::Snapshot;
 use crate::crypto::{self, Engine, EngineError};
 use crate::drop::DropReason;
 use crate::event::{self, EventReceiver};
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, Outputs};
 use crate::net::{LocalAddresses, Net, NetPort};
 use crate::notify::{FanOut, Notifier};
 use crate::plugin::{Binding, Filter, Gate, GateTable, Instance, InstanceSlot, PluginControl, PluginError, Registry};
@@ -350,7 +350,7 @@ impl Controller {
             notifier: Notifier::new(config.notify.limits()),
             sinks,
             subscribers: Subscribers::default(),
-            hooks: Hooks::new(config.events.clone()),
+            hooks: Hooks::new(config.events.clone(), Outputs::of(config)),
             baseline: Snapshot::default(),
             state: state::State::default(),
             now: Nanos::default(),

@@ -356,6 +356,12 @@ pub struct PortReport {
     pub link_up: bool,
     /// Receive queues.
     pub rx_queues: usize,
+    /// What it does on receipt, by DPDK's names.
+    #[serde(default)]
+    pub rx_offloads: Vec<String>,
+    /// What it does on sending.
+    #[serde(default)]
+    pub tx_offloads: Vec<String>,
     /// Packets received.
     pub rx_packets: u64,
     /// Packets sent.

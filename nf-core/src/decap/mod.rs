@@ -227,14 +227,14 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
         }
     }
     for Flow { wanted, probe, lanes } in &flows {
-        match look_up(sad, *probe, *wanted) {
+        match look_up(sad, *probe, wanted) {
             Ok(sa) => {
                 sa.prefetch();
                 runs.add(sa, *lanes);
             }
             Err(Stop::Drop(why)) => lanes.for_each(|lane| batch.drop(lane, why)),
             Err(Stop::Hold(reservation)) => lanes.for_each(|lane| batch.hold(lane, reservation)),
-            Err(Stop::Unknown) => lanes.for_each(|lane| unknown(core, batch, lane, *wanted)),
+            Err(Stop::Unknown) => lanes.for_each(|lane| unknown(core, batch, lane, wanted)),
         }
     }
     if runs.len() > 1 {
@@ -246,7 +246,7 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
 
 /// Finds an SA, or tells why there is none.
 #[inline]
-fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: Wanted) -> Result<&'s Sa, Stop> {
+fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: &Wanted) -> Result<&'s Sa, Stop> {
     let spi = wanted.spi;
     if !spi.is_assignable() {
         return Err(if spi == Spi(0) { DropReason::SpiZero } else { DropReason::SpiReserved }.into());
@@ -261,7 +261,7 @@ fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: Wanted) -> Result<&'s
 
 /// Ends a packet on an SPI that nobody has heard of; tells the control thread, within the limits.
 #[inline]
-fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: Wanted) {
+fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: &Wanted) {
     if let Some(packets) = core.limiter.offer(core.now, wanted.src(), wanted.dst(), wanted.spi) {
         tell_unknown(core, batch.packet(lane), packets, wanted);
     }
@@ -269,7 +269,7 @@ fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: Wan
 }
 
 #[cold]
-fn tell_unknown(core: &mut CoreCx<'_>, packet: &Packet<'_>, packets: u32, wanted: Wanted) {
+fn tell_unknown(core: &mut CoreCx<'_>, packet: &Packet<'_>, packets: u32, wanted: &Wanted) {
     let headers = packet.headers();
     let event = Event::InvalidSpi(InvalidSpi {
         spi: wanted.spi,

@@ -308,7 +308,7 @@ mod tests {
     fn stripped(sa: &Sa, usual: Option<&Usual>, frame: &mut [u8]) -> String {
         let (end, payload_len) = (frame.len(), frame.len() - 14 - 20 - 16 - 16);
         let mut packet = Packet::new(frame, 0..end, PortIndex(0)).unwrap();
-        packet.parse().unwrap();
+        packet.parse(crate::wire::HeaderChecksum::Unknown).unwrap();
         let outcome = strip(&mut packet, sa, usual, payload_len).map(|stripped| matches!(stripped, Stripped::Inner));
         format!("{outcome:?} {packet:?}")
     }
@@ -323,7 +323,7 @@ mod tests {
                 let mut frame = frame(&[&inner[..], trailer].concat(), 0xB8);
                 let end = frame.len();
                 let mut packet = Packet::new(&mut frame, 0..end, PortIndex(0)).unwrap();
-                packet.parse().unwrap();
+                packet.parse(crate::wire::HeaderChecksum::Unknown).unwrap();
                 let usual = Usual::of(&sa).unwrap();
                 assert!(strip_usual(&mut packet, &usual, inner.len() + trailer.len()).is_some());
                 assert_eq!(packet.data(), inner);

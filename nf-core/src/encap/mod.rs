@@ -36,7 +36,7 @@ use crate::sa::outbound::OutboundSa;
 use crate::sa::spec::{Df, Mode};
 use crate::spd::{Flow, PolicyId, Verdict};
 use crate::types::{Nanos, SeqNo, Spi};
-use crate::wire::{self, Inner, IpVersion, ethernet, ipv4, ipv6, transport};
+use crate::wire::{self, HeaderChecksum, Inner, IpVersion, ethernet, ipv4, ipv6, transport};
 
 pub use outer::Outer;
 use outer::{PerPacket, write_esp};
@@ -390,7 +390,8 @@ fn send(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &Jobs<'_>) {
                 transport::refresh_checksum(packet.data_mut(), &outer);
             }
         }
-        let routed = forward::reroute(core.net, packet).and_then(|()| wire::parse(packet.data()));
+        let routed =
+            forward::reroute(core.net, packet).and_then(|()| wire::parse_with(packet.data(), HeaderChecksum::Verified));
         match routed {
             Ok(headers) => packet.set_encapsulated(headers),
             Err(why) => batch.drop(job.lane, why),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use rule::{Actions, Hook, Subject, Trigger};
 pub use snapshot::{SnapshotConfig, Sources};
 
+use crate::config::{Config, SyslogTarget};
 use crate::control::proto::{EventKind, EventReport};
 use crate::control::subscribers::{Next, Subscription};
 use crate::notify::{Notice, Severity, Sink, Syslog};
@@ -111,6 +112,22 @@ struct Rule {
     runs: AtomicU64,
 }
 
+/// Where what hooks put out goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outputs {
+    /// Snapshots.
+    pub snapshots: SnapshotConfig,
+    /// Messages.
+    pub syslog: Option<SyslogTarget>,
+}
+
+impl Outputs {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Outputs {
+        Outputs { snapshots: config.snapshot.clone(), syslog: config.notify.syslog.clone() }
+    }
+}
+
 /// The hooks of a configuration. They are exchanged as a whole; a rule that stays is the same one.
 type Rules = Arc<[Arc<Rule>]>;
 
@@ -124,6 +141,7 @@ struct Job {
 /// The hooks, shared by the control thread, which reports on them and exchanges them, and the threads that run them.
 pub struct Hooks {
     rules: Mutex<Rules>,
+    outputs: Mutex<Arc<Outputs>>,
     next_run: AtomicU64,
     history: Mutex<VecDeque<HookRun>>,
     jobs: (Sender<Job>, Receiver<Job>),
@@ -132,9 +150,10 @@ pub struct Hooks {
 
 impl Hooks {
     /// Hooks that don't run yet.
-    pub fn new(list: Vec<Hook>) -> Arc<Hooks> {
+    pub fn new(list: Vec<Hook>, outputs: Outputs) -> Arc<Hooks> {
         let hooks = Hooks {
             rules: Mutex::default(),
+            outputs: Mutex::new(Arc::new(outputs)),
             next_run: AtomicU64::new(1),
             history: Mutex::new(VecDeque::new()),
             jobs: bounded(QUEUE_LENGTH),
@@ -152,6 +171,18 @@ impl Hooks {
             None => Arc::new(Rule { hook, runs: AtomicU64::new(0) }),
         };
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = hooks.into_iter().map(rule).collect();
+    }
+
+    /// Puts out elsewhere from the next run on.
+    pub fn redirect(&self, outputs: Outputs) {
+        let mut now = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if **now != outputs {
+            *now = Arc::new(outputs);
+        }
+    }
+
+    fn outputs(&self) -> Arc<Outputs> {
+        Arc::clone(&self.outputs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn rules(&self) -> Rules {
@@ -233,16 +264,6 @@ impl Hooks {
     }
 }
 
-/// What hooks need beside events.
-pub struct Means {
-    /// Where snapshots go.
-    pub snapshots: SnapshotConfig,
-    /// Whom to ask for them.
-    pub sources: Sources,
-    /// Where messages go.
-    pub syslog: Option<Syslog>,
-}
-
 /// The threads that run hooks. Dropping it ends them, and kills a command that is under way.
 pub struct Runner {
     hooks: Arc<Hooks>,
@@ -251,11 +272,11 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts to run hooks for the events of a subscription.
+    /// Starts to run hooks for the events of a subscription; `sources` are asked for snapshots.
     ///
     /// # Errors
     /// The system has no room for another thread.
-    pub fn start(hooks: Arc<Hooks>, events: Subscription, means: Means) -> std::io::Result<Runner> {
+    pub fn start(hooks: Arc<Hooks>, events: Subscription, sources: Sources) -> std::io::Result<Runner> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut runner = Runner { hooks: Arc::clone(&hooks), stop: Arc::clone(&stop), threads: Vec::new() };
         let watch = {
@@ -263,7 +284,7 @@ impl Runner {
             Builder::new().name("nf-hooks".to_owned()).spawn(move || watch(&hooks, &events, &stop))?
         };
         runner.threads.push(watch);
-        let act = Builder::new().name("nf-hook-run".to_owned()).spawn(move || act(&hooks, means, &stop))?;
+        let act = Builder::new().name("nf-hook-run".to_owned()).spawn(move || act(&hooks, sources, &stop))?;
         runner.threads.push(act);
         runner.hooks.running.store(true, Ordering::Relaxed);
         Ok(runner)
@@ -309,14 +330,32 @@ fn watch(hooks: &Hooks, events: &Subscription, stop: &AtomicBool) {
     }
 }
 
+/// What actions need beside events.
+struct Means {
+    sources: Sources,
+    outputs: Arc<Outputs>,
+    syslog: Option<Syslog>,
+}
+
+impl Means {
+    fn new(sources: Sources, outputs: Arc<Outputs>) -> Means {
+        Means { sources, syslog: outputs.syslog.clone().map(Syslog::new), outputs }
+    }
+}
+
 /// Does one run after the other.
-fn act(hooks: &Hooks, mut means: Means, stop: &AtomicBool) {
+fn act(hooks: &Hooks, sources: Sources, stop: &AtomicBool) {
+    let mut means = Means::new(sources, hooks.outputs());
     while !stop.load(Ordering::Relaxed) {
         let job = match hooks.jobs.1.recv_timeout(LOOK) {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
         };
+        let outputs = hooks.outputs();
+        if !Arc::ptr_eq(&outputs, &means.outputs) {
+            means = Means::new(means.sources, outputs);
+        }
         carry_out(hooks, &job.rule.hook, &job, &mut means, stop);
         hooks.note(job.run, |run| run.done = true);
     }
@@ -336,7 +375,7 @@ fn carry_out(hooks: &Hooks, hook: &Hook, job: &Job, means: &mut Means, stop: &At
     let actions = &hook.actions;
     let mut snapshot = None;
     if actions.snapshot {
-        let taken = snapshot::take(&means.snapshots, &means.sources, &hook.name, job.run, &job.event);
+        let taken = snapshot::take(&means.outputs.snapshots, &means.sources, &hook.name, job.run, &job.event);
         report("snapshot", taken.clone().map(|path| path.display().to_string()));
         snapshot = taken.ok();
     }
@@ -383,9 +422,8 @@ mod tests {
         }
     }
 
-    fn means() -> Means {
-        let sources = Sources { socket: "/nonexistent".into(), agent: "/nonexistent".into() };
-        Means { snapshots: SnapshotConfig::default(), sources, syslog: None }
+    fn sources() -> Sources {
+        Sources { socket: "/nonexistent".into(), agent: "/nonexistent".into() }
     }
 
     /// Waits, bounded, for something that other threads do.
@@ -401,10 +439,11 @@ mod tests {
 
     #[test]
     fn an_event_has_its_hook_run_and_the_history_tells() {
-        let hooks = Hooks::new(vec![hook("good", &["/bin/true"]), hook("bad", &["/bin/false"])]);
+        let list = vec![hook("good", &["/bin/true"]), hook("bad", &["/bin/false"])];
+        let hooks = Hooks::new(list, Outputs::default());
         let mut subscribers = Subscribers::default();
         assert_eq!(hooks.test("good", Nanos(1)), Err(HookError::NotRunning));
-        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), means()).unwrap();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), sources()).unwrap();
         subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(1)));
         subscribers.publish(&rule::made_up(Trigger::Lifetime, Nanos(1)));
         let done = |runs| hooks.history(10).iter().filter(|run| run.done).count() == runs;
@@ -423,9 +462,10 @@ mod tests {
 
     #[test]
     fn hooks_are_exchanged_while_they_run() {
-        let hooks = Hooks::new(vec![hook("stays", &["/bin/true"]), hook("goes", &["/bin/true"])]);
+        let list = vec![hook("stays", &["/bin/true"]), hook("goes", &["/bin/true"])];
+        let hooks = Hooks::new(list, Outputs::default());
         let mut subscribers = Subscribers::default();
-        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), means()).unwrap();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), sources()).unwrap();
         let done = |runs| hooks.history(10).iter().filter(|run| run.done).count() == runs;
         subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(1)));
         wait("both hooks", || done(2));
@@ -439,10 +479,37 @@ mod tests {
     }
 
     #[test]
-    fn an_action_that_hangs_holds_up_nobody() {
-        let hooks = Hooks::new(vec![hook("hangs", &["/bin/sleep", "1000"])]);
+    fn messages_go_where_the_last_configuration_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = |name: &str| {
+            let path = directory.path().join(name);
+            (std::os::unix::net::UnixDatagram::bind(&path).unwrap(), SyslogTarget::Unix(path))
+        };
+        let ((before, first), (after, second)) = (daemon("before"), daemon("after"));
+        let mut tells = hook("tells", &[]);
+        tells.actions.syslog = true;
+        let hooks = Hooks::new(vec![tells], Outputs { syslog: Some(first), ..Outputs::default() });
         let mut subscribers = Subscribers::default();
-        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), means()).unwrap();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), sources()).unwrap();
+        let heard = |socket: &std::os::unix::net::UnixDatagram| {
+            let mut message = [0; 4096];
+            socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            let len = socket.recv(&mut message).unwrap();
+            String::from_utf8_lossy(&message[..len]).contains("hook tells")
+        };
+        hooks.test("tells", Nanos(1)).unwrap();
+        assert!(heard(&before));
+        hooks.redirect(Outputs { syslog: Some(second), ..Outputs::default() });
+        hooks.test("tells", Nanos(2)).unwrap();
+        assert!(heard(&after));
+        drop(runner);
+    }
+
+    #[test]
+    fn an_action_that_hangs_holds_up_nobody() {
+        let hooks = Hooks::new(vec![hook("hangs", &["/bin/sleep", "1000"])], Outputs::default());
+        let mut subscribers = Subscribers::default();
+        let runner = Runner::start(Arc::clone(&hooks), subscribers.add(Hooks::kinds()), sources()).unwrap();
         for at in 0..1000 {
             subscribers.publish(&rule::made_up(Trigger::Replay, Nanos(at)));
         }

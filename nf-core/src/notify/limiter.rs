@@ -52,11 +52,7 @@ impl Bucket {
     /// Fills it up to a time; gives what it has no room for.
     #[inline]
     fn fill(&mut self, now: Nanos) -> u64 {
-        let since = now.since(self.filled);
-        if since < NANOS_PER_TOKEN {
-            return 0;
-        }
-        let fresh = since / NANOS_PER_TOKEN;
+        let fresh = now.since(self.filled) / NANOS_PER_TOKEN;
         self.filled = Nanos(self.filled.0 + fresh * NANOS_PER_TOKEN);
         self.add(fresh)
     }
@@ -88,6 +84,8 @@ pub struct CoreLimiter {
     seed: u64,
     known: Bucket,
     new: Bucket,
+    /// When both were filled last: once for a burst, whose packets all have one time.
+    filled: Nanos,
 }
 
 impl Default for CoreLimiter {
@@ -97,6 +95,7 @@ impl Default for CoreLimiter {
             seed: RandomState::new().hash_one(0),
             known: Bucket::FULL,
             new: Bucket::FULL,
+            filled: Nanos(0),
         }
     }
 }
@@ -106,6 +105,9 @@ impl CoreLimiter {
     /// this one included. A flow that has no place, or has lost it, begins anew at one.
     #[inline]
     pub fn offer(&mut self, now: Nanos, src: IpAddr, dst: IpAddr, spi: Spi) -> Option<u32> {
+        if now > self.filled {
+            self.fill(now);
+        }
         let hash = self.hash(src, dst, spi);
         let flow = (hash >> 32) as u32 | 1;
         let Set(places) = self.sets.get_mut(hash as usize % SETS)?;
@@ -115,15 +117,12 @@ impl CoreLimiter {
             if now.since(place.last) < FLOW_INTERVAL {
                 return None;
             }
-            self.new.add(self.known.fill(now));
             if !self.known.take() {
                 return None;
             }
             place.last = now;
             return Some(std::mem::take(&mut place.packets));
         }
-        self.new.fill(now);
-        self.new.add(self.known.fill(now));
         if !self.new.take() {
             return None;
         }
@@ -131,6 +130,13 @@ impl CoreLimiter {
             *place = Place { last: now, flow, packets: 0 };
         }
         Some(1)
+    }
+
+    #[inline(never)]
+    fn fill(&mut self, now: Nanos) {
+        self.filled = now;
+        self.new.fill(now);
+        self.new.add(self.known.fill(now));
     }
 
     #[inline]

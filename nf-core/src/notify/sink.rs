@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use super::Class;
+use super::{Class, Syslog};
+use crate::config::SyslogTarget;
 use crate::event::InvalidSpi;
 use crate::types::{Nanos, Spi};
 
@@ -174,17 +175,28 @@ impl Sink for Tracing {
 
 /// Several sinks; each gets every message.
 #[derive(Default)]
-pub struct FanOut(Vec<Box<dyn Sink + Send>>);
+pub struct FanOut {
+    fixed: Vec<Box<dyn Sink + Send>>,
+    syslog: Option<Syslog>,
+}
 
 impl FanOut {
-    /// Adds a sink.
+    /// Adds a sink that stays.
     pub fn push(&mut self, sink: Box<dyn Sink + Send>) {
-        self.0.push(sink);
+        self.fixed.push(sink);
+    }
+
+    /// Sends to another syslog daemon from now on, or to none.
+    pub fn set_syslog(&mut self, target: Option<SyslogTarget>) {
+        self.syslog = target.map(Syslog::new);
     }
 }
 
 impl Sink for FanOut {
     fn emit(&mut self, notice: &Notice) {
-        self.0.iter_mut().for_each(|sink| sink.emit(notice));
+        self.fixed.iter_mut().for_each(|sink| sink.emit(notice));
+        if let Some(syslog) = &mut self.syslog {
+            syslog.emit(notice);
+        }
     }
 }

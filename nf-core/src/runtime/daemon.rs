@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dpdk_rs::{Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxQueue, SocketId, StartedPort, TxQueue};
+use dpdk_rs::{
+    Eal, LcoreHandle, Mempool, Port, PortConfig, RssTypes, RxOffloads, RxQueue, SocketId, StartedPort, TxQueue,
+};
 
 use super::clock::Clock;
 use super::device::{self, PciAddress, Tree};
@@ -22,10 +24,9 @@ use crate::control::controller::Controller;
 use crate::control::handler::{ConfigFile, Daemon, Platform};
 use crate::control::proto::PortReport;
 use crate::control::server::{ControlServer, Limits};
-use crate::hooks::{Hooks, Means, Runner, Sources};
+use crate::hooks::{Hooks, Runner, Sources};
 use crate::metrics::{self, Metrics};
 use crate::net::NetPort;
-use crate::notify::Syslog;
 use crate::plugin::Registry;
 use crate::process;
 use crate::state::{Keeper, Opened};
@@ -84,6 +85,8 @@ impl Platform for Dpdk {
                 mac: MacAddr(info.mac.0).to_string(),
                 link_up: port.link().is_ok_and(|link| link.up),
                 rx_queues: *rx_queues,
+                rx_offloads: port.rx_offloads().names(),
+                tx_offloads: port.tx_offloads().names(),
                 rx_packets: stats.ipackets,
                 tx_packets: stats.opackets,
                 rx_missed: stats.imissed,
@@ -316,9 +319,7 @@ fn run_hooks(config: &Config, controller: &mut Controller) -> Result<Runner, Err
     let hooks = Arc::clone(controller.hooks());
     let (_, events) = controller.subscribe(Hooks::kinds());
     let sources = Sources { socket: config.control.socket.clone(), agent: config.agent.socket.clone() };
-    let means =
-        Means { snapshots: config.snapshot.clone(), sources, syslog: config.notify.syslog.clone().map(Syslog::new) };
-    let runner = Runner::start(hooks, events, means);
+    let runner = Runner::start(hooks, events, sources);
     runner.map_err(|error| Error::Unusable(format!("no thread for [[event]] can be started: {error}")))
 }
 
@@ -429,6 +430,21 @@ fn warn_of_remote(ports: &[OpenPort], workers: &[(u16, SocketId)]) {
     }
 }
 
+/// What of that which a port announces it is asked to do on receipt.
+///
+/// That is the IPv4 header checksum. UDP's and TCP's would serve nobody: ESP in UDP is vouched for by its ICV and has none as a
+/// rule (RFC 3948 2.1), the host's stack checks what is the host's, and a virtio port that is asked for them hands over packets
+/// without any, which a router must not pass on.
+fn rx_offloads(role: PortRole, announced: RxOffloads) -> RxOffloads {
+    match role {
+        PortRole::Unprotected | PortRole::Protected if announced.contains(RxOffloads::IPV4_CHECKSUM) => {
+            RxOffloads::IPV4_CHECKSUM
+        }
+        // What the host sends was summed by the host.
+        PortRole::Unprotected | PortRole::Protected | PortRole::Exception => RxOffloads::NONE,
+    }
+}
+
 fn open(eal: Eal, config: &config::Port, workers: usize, frames: &mut FramePools) -> Result<OpenPort, Error> {
     let port = Port::by_name(eal, &config.name)?;
     let info = port.info()?;
@@ -448,6 +464,7 @@ fn open(eal: Eal, config: &config::Port, workers: usize, frames: &mut FramePools
     let rx_queues = config.rx_queues.unwrap_or(spread);
     let rss = rx_queues > 1;
     let port_config = PortConfig {
+        rx_offloads: rx_offloads(config.role, info.rx_offloads),
         rx_queues,
         tx_queues: workers,
         mtu: config.mtu,
@@ -472,4 +489,19 @@ fn open(eal: Eal, config: &config::Port, workers: usize, frames: &mut FramePools
     }
     let mtu = port.mtu()?;
     Ok(OpenPort { role: config.role, port, rx, tx, next_hop: config.next_hop_mac, mtu, stands_for: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_asked_for_what_they_announce_and_no_more() {
+        let all = RxOffloads::IPV4_CHECKSUM | RxOffloads::UDP_CHECKSUM | RxOffloads::TCP_CHECKSUM;
+        for role in [PortRole::Unprotected, PortRole::Protected] {
+            assert_eq!(rx_offloads(role, all), RxOffloads::IPV4_CHECKSUM);
+            assert_eq!(rx_offloads(role, RxOffloads::UDP_CHECKSUM), RxOffloads::NONE);
+        }
+        assert_eq!(rx_offloads(PortRole::Exception, all), RxOffloads::NONE);
+    }
 }

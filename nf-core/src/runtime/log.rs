@@ -7,7 +7,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use super::Error;
 use crate::config::Notify;
-use crate::notify::{FanOut, Stderr, Syslog, Tracing};
+use crate::notify::{FanOut, Stderr, Tracing};
 
 /// The environment variable that sets what is logged, such as `NF_LOG=debug`.
 const FILTER: &str = "NF_LOG";
@@ -39,8 +39,6 @@ pub(super) fn sinks(notify: &Notify) -> FanOut {
     let mut sinks = FanOut::default();
     sinks.push(Box::new(Stderr));
     sinks.push(Box::new(Tracing));
-    if let Some(target) = &notify.syslog {
-        sinks.push(Box::new(Syslog::new(target.clone())));
-    }
+    sinks.set_syslog(notify.syslog.clone());
     sinks
 }

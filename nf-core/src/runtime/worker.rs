@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use dpdk_rs::{Burst, CryptoStatus, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
+use dpdk_rs::{Burst, ChecksumStatus, CryptoStatus, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
 
 use super::clock::Clock;
 use super::cryptodev::{DeviceQueue, DeviceSa};
@@ -352,11 +352,14 @@ impl Worker {
                     Entry::Opened(opened) => opened.get(index).map_or(port, |opened| opened.ticket.port),
                     Entry::Received | Entry::Held | Entry::Own => port,
                 };
+                let verified = mbuf.ip_checksum() == ChecksumStatus::Good;
                 // Flattened packets lend their buffers; the pipeline takes a burst at most.
                 if let Ok((buffer, frame)) = mbuf.buffer_mut()
                     && let Ok(packet) = Packet::new(buffer, frame, port)
+                    && let Some(lane) = batch.push(packet)
+                    && verified
                 {
-                    let _ = batch.push(packet);
+                    batch.set_verified(lane);
                 }
             }
             let tsc = Tsc::now();

@@ -167,23 +167,45 @@ impl Headers {
     }
 }
 
+/// What is known of an IPv4 header's checksum before the header is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeaderChecksum {
+    /// Nothing: it is summed.
+    Unknown,
+    /// It is right: the port has found so, or this host has just made it.
+    Verified,
+}
+
+impl HeaderChecksum {
+    #[inline(always)]
+    fn is_valid(self, header: &[u8]) -> bool {
+        self == HeaderChecksum::Verified || checksum::is_valid(header)
+    }
+}
+
 /// Reads a frame's headers.
 ///
 /// # Errors
 /// The reason under which to drop a frame that is cut short or lies about its lengths.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Headers, DropReason> {
-    let mut headers = Headers::default();
-    parse_into(frame, &mut headers).map(|()| headers)
+    parse_with(frame, HeaderChecksum::Unknown)
 }
 
-/// As [`parse`], into the place where the headers are wanted: returned, they would be written twice, and the CPU would wait
+/// As [`parse`], with what is known of the checksum.
+#[inline]
+pub(crate) fn parse_with(frame: &[u8], checksum: HeaderChecksum) -> Result<Headers, DropReason> {
+    let mut headers = Headers::default();
+    parse_into(frame, &mut headers, checksum).map(|()| headers)
+}
+
+/// As [`parse_with`], into the place where the headers are wanted: returned, they would be written twice, and the CPU would wait
 /// for the first time before the second. Where it fails `headers` are what they were.
 #[inline(always)]
-pub(crate) fn parse_into(frame: &[u8], headers: &mut Headers) -> Result<(), DropReason> {
-    match parse_common(frame, headers) {
+pub(crate) fn parse_into(frame: &[u8], headers: &mut Headers, checksum: HeaderChecksum) -> Result<(), DropReason> {
+    match parse_common(frame, headers, checksum) {
         Some(()) => Ok(()),
-        None => parse_any(frame).map(|any| *headers = any),
+        None => parse_any(frame, checksum).map(|any| *headers = any),
     }
 }
 
@@ -198,7 +220,7 @@ const COMMON_START: u32 = (ethertype::IPV4 as u32) << 8 | ipv4::PLAIN as u32;
 /// or behind UDP. None, and nothing written, for anything else, which [`parse_any`] then looks at from the beginning: it
 /// alone tells faults.
 #[inline(always)]
-fn parse_common(frame: &[u8], headers: &mut Headers) -> Option<()> {
+fn parse_common(frame: &[u8], headers: &mut Headers, checksum: HeaderChecksum) -> Option<()> {
     use ipv4::field;
     const L3: usize = ethernet::HEADER_LEN;
     const L4: usize = L3 + ipv4::MIN_HEADER_LEN;
@@ -209,7 +231,7 @@ fn parse_common(frame: &[u8], headers: &mut Headers) -> Option<()> {
         || u16_at(ip, field::FRAGMENT)? & (ipv4::fragment::MORE | ipv4::fragment::OFFSET) != 0
         || end < COMMON_LEN
         || end > frame.len().min(u16::MAX.into())
-        || !checksum::is_valid(ip)
+        || !checksum.is_valid(ip)
     {
         return None;
     }
@@ -253,12 +275,12 @@ pub fn is_whole_esp(frame: &[u8]) -> bool {
 
 /// The headers of any frame.
 #[inline(never)]
-fn parse_any(frame: &[u8]) -> Result<Headers, DropReason> {
+fn parse_any(frame: &[u8], checksum: HeaderChecksum) -> Result<Headers, DropReason> {
     let (ethertype, l3) = ethernet::payload(frame).ok_or(DropReason::L2Malformed)?;
     // No frame is that long: a buffer holds less.
     let frame = frame.get(..frame.len().min(u16::MAX.into())).unwrap_or(frame);
     match ethertype {
-        ethertype::IPV4 => parse_v4(frame, l3),
+        ethertype::IPV4 => parse_v4(frame, l3, checksum),
         ethertype::IPV6 => parse_v6(frame, l3),
         _ => {
             let end = frame.len() as u16;
@@ -268,7 +290,7 @@ fn parse_any(frame: &[u8]) -> Result<Headers, DropReason> {
 }
 
 #[inline(always)]
-fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
+fn parse_v4(frame: &[u8], l3: usize, checksum: HeaderChecksum) -> Result<Headers, DropReason> {
     use ipv4::field;
     let malformed = DropReason::Ipv4Malformed;
     let packet = frame.get(l3..).ok_or(malformed)?;
@@ -278,7 +300,7 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Headers, DropReason> {
     if IpVersion::of(packet) != Some(IpVersion::V4) || total_len < header_len || total_len > packet.len() {
         return Err(malformed);
     }
-    if !checksum::is_valid(packet.get(..header_len).ok_or(malformed)?) {
+    if !checksum.is_valid(packet.get(..header_len).ok_or(malformed)?) {
         return Err(DropReason::Ipv4Checksum);
     }
     let protocol = fixed[field::PROTOCOL];
@@ -575,7 +597,9 @@ mod tests {
         }
         let mut packet = sound;
         packet[8] = 1;
-        assert_eq!(parse(&ethernet(0, ethertype::IPV4, &packet)), Err(DropReason::Ipv4Checksum));
+        let frame = ethernet(0, ethertype::IPV4, &packet);
+        assert_eq!(parse(&frame), Err(DropReason::Ipv4Checksum));
+        assert!(parse_with(&frame, HeaderChecksum::Verified).is_ok());
     }
 
     #[test]
@@ -605,7 +629,7 @@ mod tests {
     fn common(frame: &[u8]) -> Option<Headers> {
         let before = Headers { spi: 1, ..Headers::default() };
         let mut headers = before;
-        let found = parse_common(frame, &mut headers);
+        let found = parse_common(frame, &mut headers, HeaderChecksum::Unknown);
         assert!(found.is_some() || headers == before, "nothing is written");
         found.map(|()| headers)
     }
@@ -613,7 +637,7 @@ mod tests {
     /// Both ways to read a frame are one to everybody else.
     fn both_agree(frame: &[u8]) -> Result<(), TestCaseError> {
         if let Some(headers) = common(frame) {
-            prop_assert_eq!(Ok(headers), parse_any(frame));
+            prop_assert_eq!(Ok(headers), parse_any(frame, HeaderChecksum::Unknown));
         }
         Ok(())
     }
@@ -626,7 +650,7 @@ mod tests {
             ethernet(0, ethertype::IPV4, &v4(0, 0, 17, &udp(4500, 4500, &esp))),
         ] {
             assert!(common(&frame).is_some());
-            assert_eq!(common(&frame), parse_any(&frame).ok());
+            assert_eq!(common(&frame), parse_any(&frame, HeaderChecksum::Unknown).ok());
         }
     }
 

@@ -12,8 +12,8 @@ pub mod ipv6;
 pub mod transport;
 pub mod udp;
 
-pub(crate) use headers::parse_into;
-pub use headers::{Headers, Kind, is_whole_esp, parse};
+pub use headers::{HeaderChecksum, Headers, Kind, is_whole_esp, parse};
+pub(crate) use headers::{parse_into, parse_with};
 pub use inner::Inner;
 
 /// IP protocol numbers.

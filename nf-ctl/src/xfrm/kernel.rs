@@ -4,8 +4,9 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
-use netlink_packet_xfrm::constants::{AF_INET, AF_INET6, XFRMNLGRP_EXPIRE, XFRMNLGRP_SA};
+use netlink_packet_xfrm::constants::{AF_INET, AF_INET6, XFRMNLGRP_EXPIRE, XFRMNLGRP_POLICY, XFRMNLGRP_SA};
 use netlink_packet_xfrm::monitor::ExpireMessage;
+use netlink_packet_xfrm::policy::DelGetMessage;
 use netlink_packet_xfrm::state::GetDumpMessage;
 use netlink_packet_xfrm::{Address, Id, UserExpire, UserSaInfo, XfrmMessage};
 use netlink_sys::protocols::NETLINK_XFRM;
@@ -18,12 +19,13 @@ use super::message::{ESP, Event, SaId, read};
 /// The address of the kernel.
 const KERNEL: (u32, u32) = (0, 0);
 
-/// A socket that hears of SAs. The kernel allows that to CAP_NET_ADMIN.
+/// A socket that hears of SAs and policies. The kernel allows that to CAP_NET_ADMIN.
 pub(super) fn listen() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_XFRM)?;
     socket.bind_auto()?;
     socket.add_membership(XFRMNLGRP_SA)?;
     socket.add_membership(XFRMNLGRP_EXPIRE)?;
+    socket.add_membership(XFRMNLGRP_POLICY)?;
     Ok(socket)
 }
 
@@ -32,9 +34,16 @@ pub(super) fn receive(socket: &Socket) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(Zeroizing::new(socket.recv_from_full()?.0))
 }
 
-/// All SAs, reserved SPIs included.
+/// All policies, and all SAs, reserved SPIs included.
 pub(super) fn dump() -> io::Result<Vec<Event>> {
-    let socket = ask(XfrmMessage::GetDumpSa(GetDumpMessage::default()), NLM_F_DUMP)?;
+    // In this order: a daemon may install an SA's policies before it, and what comes meanwhile is an event as well.
+    let mut all = dump_of(XfrmMessage::GetPolicy(DelGetMessage::default()))?;
+    all.extend(dump_of(XfrmMessage::GetDumpSa(GetDumpMessage::default()))?);
+    Ok(all)
+}
+
+fn dump_of(what: XfrmMessage) -> io::Result<Vec<Event>> {
+    let socket = ask(what, NLM_F_DUMP)?;
     let mut all = Vec::new();
     loop {
         let datagram = receive(&socket)?;

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, ParseableParametrized};
 use netlink_packet_xfrm::constants::{
-    AF_INET, AF_INET6, UDP_ENCAP_ESPINUDP, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_MSG_DELSA, XFRM_MSG_EXPIRE,
-    XFRM_MSG_FLUSHSA, XFRM_MSG_NEWSA, XFRM_MSG_UPDSA, XFRM_STATE_ESN,
+    AF_INET, AF_INET6, UDP_ENCAP_ESPINUDP, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_MSG_DELPOLICY, XFRM_MSG_DELSA,
+    XFRM_MSG_EXPIRE, XFRM_MSG_FLUSHPOLICY, XFRM_MSG_FLUSHSA, XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA, XFRM_MSG_UPDPOLICY,
+    XFRM_MSG_UPDSA, XFRM_STATE_ESN,
 };
-use netlink_packet_xfrm::{Address, LifetimeConfig, UserSaInfo, XfrmAttrs, XfrmMessage};
+use netlink_packet_xfrm::{Address, LifetimeConfig, Selector, UserSaInfo, XfrmAttrs, XfrmMessage};
 use nf_core::policy::Upper;
 use nf_core::sa::lifetime::{Lifetime, Limits};
 use nf_core::sa::spec::{Direction, SaSpec, SelectorSpec};
@@ -17,17 +18,22 @@ use serde::Serialize;
 use zeroize::Zeroize;
 
 use super::algorithm::transform;
+use super::policy::{Policy, PolicyId};
 
 /// IPPROTO_ESP.
 pub(super) const ESP: u8 = 50;
 
 /// The least that each kind has behind the netlink header; the crate takes that for granted.
-const LEAST: [(u16, usize); 5] = [
+const LEAST: [(u16, usize); 9] = [
     (XFRM_MSG_NEWSA, netlink_packet_xfrm::XFRM_USER_SA_INFO_LEN),
     (XFRM_MSG_UPDSA, netlink_packet_xfrm::XFRM_USER_SA_INFO_LEN),
     (XFRM_MSG_DELSA, netlink_packet_xfrm::XFRM_USER_SA_ID_LEN),
     (XFRM_MSG_EXPIRE, netlink_packet_xfrm::XFRM_USER_EXPIRE_LEN),
     (XFRM_MSG_FLUSHSA, 1),
+    (XFRM_MSG_NEWPOLICY, netlink_packet_xfrm::XFRM_USER_POLICY_INFO_LEN),
+    (XFRM_MSG_UPDPOLICY, netlink_packet_xfrm::XFRM_USER_POLICY_INFO_LEN),
+    (XFRM_MSG_DELPOLICY, netlink_packet_xfrm::XFRM_USER_POLICY_ID_LEN),
+    (XFRM_MSG_FLUSHPOLICY, 0),
 ];
 
 /// What the kernel finds an SA by, and its source.
@@ -54,11 +60,19 @@ pub struct Sa {
     pub src: IpAddr,
     /// When it was added, in seconds since the epoch.
     pub added_s: u64,
-    /// As nf-core wants it, or what it has that nf-core doesn't.
+    /// By what policies name it.
+    pub reqid: u32,
+    /// Packets that the kernel itself has sent or received by it.
+    pub used: u64,
+    /// The peer's UDP port, of ESP in UDP.
+    pub peer_port: Option<u16>,
+    /// Whether the kernel uses it for some packets only: of a mark, or of an xfrm interface.
+    pub bound: bool,
+    /// As nf-core wants it where it is inbound, or what it has that nf-core doesn't.
     pub spec: Result<SaSpec, String>,
 }
 
-/// Something that the kernel tells about SAs of ESP.
+/// Something that the kernel tells about SAs of ESP, and about policies.
 #[derive(Debug)]
 pub enum Event {
     /// An SPI is reserved; keys will follow.
@@ -81,6 +95,12 @@ pub enum Event {
     },
     /// All SAs are gone.
     Flushed,
+    /// A policy is there, or was changed.
+    Policy(Box<Policy>),
+    /// A policy is gone.
+    PolicyDeleted(PolicyId),
+    /// All policies are gone.
+    PoliciesFlushed,
     /// The end of a dump.
     Done,
     /// The kernel refuses what it was asked for, with this errno.
@@ -92,7 +112,7 @@ pub enum Event {
 #[error("the kernel sent something that isn't XFRM ({0})")]
 pub struct MessageError(String);
 
-/// Reads all messages of a datagram. What isn't about SAs of ESP is left out. Keys that are read are erased from what is in
+/// Reads all messages of a datagram. What is neither about SAs of ESP nor about policies is left out. Keys that are read are erased from what is in
 /// between; the datagram is the caller's.
 ///
 /// # Errors
@@ -139,6 +159,20 @@ fn read_one(kind: u16, payload: &[u8]) -> Result<Option<Event>, MessageError> {
             ids(&message.expire.state).map(|(id, _)| Event::Expired { id, hard })
         }
         XfrmMessage::FlushSa(message) if matches!(message.protocol, 0 | ESP | 255) => Some(Event::Flushed),
+        XfrmMessage::AddPolicy(message) | XfrmMessage::UpdatePolicy(message) => {
+            Policy::new(&message.user_policy_info, &message.nlas).map(|policy| Event::Policy(Box::new(policy)))
+        }
+        XfrmMessage::DeletePolicy(message) => {
+            // One that was deleted by its index is told by that, and behind it as a whole.
+            let whole = message.nlas.iter().find_map(|attribute| match attribute {
+                XfrmAttrs::PolicyInfo(info) => Some((info.direction, info.selector)),
+                _ => None,
+            });
+            let (direction, selector) =
+                whole.unwrap_or((message.user_policy_id.direction, message.user_policy_id.selector));
+            PolicyId::new(direction, &selector).map(Event::PolicyDeleted)
+        }
+        XfrmMessage::FlushPolicy(_) => Some(Event::PoliciesFlushed),
         _ => None,
     })
 }
@@ -157,8 +191,26 @@ fn sa(info: &UserSaInfo, attributes: Vec<XfrmAttrs>) -> Option<Event> {
         return Some(Event::Larval { id, src: Some(src).filter(|src| !src.is_unspecified()) });
     }
     let spec = spec(info, id, src, &attributes);
+    let (mut peer_port, mut bound) = (None, false);
+    for attribute in &attributes {
+        match attribute {
+            XfrmAttrs::EncapsulationTemplate(template) => peer_port = Some(template.encap_dport),
+            XfrmAttrs::IfId(interface) => bound |= *interface != 0,
+            XfrmAttrs::Mark(mark) => bound |= mark.mask != 0,
+            _ => {}
+        }
+    }
     erase(attributes);
-    Some(Event::Mature(Box::new(Sa { id, src, added_s: info.lifetime_cur.add_time, spec })))
+    Some(Event::Mature(Box::new(Sa {
+        id,
+        src,
+        added_s: info.lifetime_cur.add_time,
+        reqid: info.reqid,
+        used: info.lifetime_cur.packets,
+        peer_port,
+        bound,
+        spec,
+    })))
 }
 
 /// What an SA is found by, and its source. None if it isn't ESP, or of no known address family.
@@ -208,7 +260,7 @@ fn spec(info: &UserSaInfo, id: SaId, src: IpAddr, attributes: &[XfrmAttrs]) -> R
         follows: None,
         df: None,
         path_mtu: None,
-        selectors: selectors(info)?,
+        selectors: selectors(&info.selector)?,
         peer: None,
         lifetime: lifetime(&info.lifetime_cfg),
     })
@@ -230,21 +282,25 @@ fn lifetime(limits: &LifetimeConfig) -> Lifetime {
     }
 }
 
-/// A selector that leaves everything open is none.
-fn selectors(info: &UserSaInfo) -> Result<SelectorSpec, String> {
-    let selector = &info.selector;
+fn selectors(selector: &Selector) -> Result<SelectorSpec, String> {
+    let [src, dst] = ends(selector)?.map(|end| end.into_iter().collect());
+    Ok(SelectorSpec { src, dst })
+}
+
+/// Source and destination of a selector, in `[[sa]] selectors`' words. An end that leaves everything open is none.
+pub(super) fn ends(selector: &Selector) -> Result<[Option<String>; 2], String> {
     let end = |address_of: &Address, length: u8, port: u16, mask: u16| {
-        let upper = upper(selector.proto, u16::from_be(port), u16::from_be(mask))?;
+        let upper = upper(selector.proto, port, mask)?;
         if length == 0 && upper.is_any() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let address = address(address_of, selector.family).ok_or("its selector is of no known address family")?;
-        Ok::<_, String>(vec![format!("{address}/{length}{upper}")])
+        Ok::<_, String>(Some(format!("{address}/{length}{upper}")))
     };
-    Ok(SelectorSpec {
-        src: end(&selector.saddr, selector.prefixlen_s, selector.sport, selector.sport_mask)?,
-        dst: end(&selector.daddr, selector.prefixlen_d, selector.dport, selector.dport_mask)?,
-    })
+    Ok([
+        end(&selector.saddr, selector.prefixlen_s, selector.sport, selector.sport_mask)?,
+        end(&selector.daddr, selector.prefixlen_d, selector.dport, selector.dport_mask)?,
+    ])
 }
 
 /// The kernel masks ports: a mask of leading ones makes a range of it.
@@ -256,7 +312,7 @@ fn upper(protocol: u8, port: u16, mask: u16) -> Result<Upper, String> {
     })
 }
 
-fn address(octets: &Address, family: u16) -> Option<IpAddr> {
+pub(super) fn address(octets: &Address, family: u16) -> Option<IpAddr> {
     match family {
         AF_INET => Some(IpAddr::V4(octets.to_ipv4())),
         AF_INET6 => Some(IpAddr::V6(octets.to_ipv6())),
@@ -282,7 +338,8 @@ mod tests {
     use netlink_packet_xfrm::monitor::ExpireMessage;
     use netlink_packet_xfrm::state::{DelGetMessage, FlushMessage, ModifyMessage};
     use netlink_packet_xfrm::{
-        Alg, AlgAead, AlgAuth, EncapTmpl, Id, Lifetime as Used, ReplayEsn, Selector, UserExpire, UserSaId,
+        Alg, AlgAead, AlgAuth, EncapTmpl, Id, Lifetime as Used, ReplayEsn, UserExpire, UserPolicyInfo, UserSaId,
+        UserTemplate, policy,
     };
     use proptest::prelude::*;
 
@@ -382,8 +439,8 @@ mod tests {
                 daddr: ip("10.2.0.0"),
                 prefixlen_d: 24,
                 proto: 6,
-                dport: 0x1F90_u16.to_be(),
-                dport_mask: 0xFFF0_u16.to_be(),
+                dport: 0x1F90,
+                dport_mask: 0xFFF0,
                 ..Selector::default()
             };
         });
@@ -491,7 +548,7 @@ mod tests {
         /// Messages of the kinds that are read, cut off and changed anywhere.
         #[test]
         fn damaged_messages_are_read_or_refused(
-            kind in 0usize..4, cut in 0usize..700, changes in prop::collection::vec((0usize..700, any::<u8>()), 0..8),
+            kind in 0usize..6, cut in 0usize..700, changes in prop::collection::vec((0usize..700, any::<u8>()), 0..8),
         ) {
             let id = UserSaId { daddr: ip("10.10.1.2"), spi: 0x100, family: AF_INET, proto: ESP };
             let message = match kind {
@@ -501,7 +558,15 @@ mod tests {
                     let expire = UserExpire { state: info(|_| ()), hard: 1 };
                     XfrmMessage::Expire(ExpireMessage { expire })
                 }
-                _ => XfrmMessage::FlushSa(FlushMessage { protocol: 0 }),
+                3 => XfrmMessage::FlushSa(FlushMessage { protocol: 0 }),
+                4 => XfrmMessage::AddPolicy(policy::ModifyMessage {
+                    nlas: vec![XfrmAttrs::Template(vec![UserTemplate::default(); 2]), XfrmAttrs::IfId(1)],
+                    ..policy::ModifyMessage::default()
+                }),
+                _ => XfrmMessage::DeletePolicy(policy::DelGetMessage {
+                    nlas: vec![XfrmAttrs::PolicyInfo(UserPolicyInfo::default())],
+                    ..policy::DelGetMessage::default()
+                }),
             };
             let mut octets = datagram(vec![message]);
             for (at, value) in changes {

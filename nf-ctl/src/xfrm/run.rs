@@ -28,6 +28,9 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Datagrams that may wait. More wait in the kernel, and if there is no room left there either, a dump makes up for it.
 const WAITING: usize = 64;
 
+/// How long the policies of an SA may take to come one after the other.
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// Why the mirror ended.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel's SAs can't be mirrored: {what}: {error}{}", hint(error))]
@@ -56,8 +59,8 @@ enum Input {
     NfCoreGone(u64),
 }
 
-/// Mirrors the kernel's inbound SAs into the nf-core that serves a socket, for as long as the process lives. It outlives
-/// nf-core. `local` are the addresses whose SAs are inbound; without any, those of this host. Everything is compared every
+/// Mirrors the kernel's SAs into the nf-core that serves a socket, for as long as the process lives. It outlives nf-core.
+/// `local` are the addresses at which this host's SAs end; without any, those that it has. Everything is compared every
 /// `resync`, as reserved SPIs aren't told of otherwise. `log` gets a line for each thing that happened.
 ///
 /// # Errors
@@ -153,8 +156,13 @@ struct AtWork<'a> {
 impl AtWork<'_> {
     fn run(&mut self, inputs: &Receiver<Input>, resync: Duration) -> Ended {
         let mut next_resync = Instant::now();
+        let mut settle_at = None;
         loop {
-            let left = next_resync.saturating_duration_since(Instant::now());
+            if self.mirror.is_unsettled() {
+                settle_at = settle_at.or_else(|| Instant::now().checked_add(SETTLE));
+            }
+            let next = settle_at.map_or(next_resync, |at| next_resync.min(at));
+            let left = next.saturating_duration_since(Instant::now());
             let done = match inputs.recv_timeout(left) {
                 Ok(Input::Kernel(datagram)) => self.hear(&datagram),
                 Ok(Input::Lifetime(id, limit)) => {
@@ -170,6 +178,11 @@ impl AtWork<'_> {
                 Err(RecvTimeoutError::Disconnected) => {
                     let error = io::ErrorKind::BrokenPipe.into();
                     return Ended::Kernel(MirrorError { what: "no more events", error });
+                }
+                Err(RecvTimeoutError::Timeout) if settle_at.is_some_and(|at| at <= Instant::now()) => {
+                    settle_at = None;
+                    let actions = self.mirror.settle();
+                    self.act(actions)
                 }
                 Ok(Input::Overrun) | Err(RecvTimeoutError::Timeout) => {
                     let done = self.resync();
@@ -245,12 +258,13 @@ impl AtWork<'_> {
                     let deleted = self.client.call(&Request::SaDel { sa: name(id) });
                     self.tell(id, "deleted", deleted)?;
                 }
-                Action::Rekey(id) => match kernel::expire(id, Limit::Soft) {
-                    Ok(()) => (self.log)(&format!("{id}: older than nf-core, asked its IKE daemon to rekey it")),
+                Action::Rekey { id, why } => match kernel::expire(id, Limit::Soft) {
+                    Ok(()) => (self.log)(&format!("{id}: {why}; asked its IKE daemon to rekey it")),
                     Err(error) => (self.log)(&format!(
-                        "{id}: older than nf-core, and its IKE daemon can't be asked to rekey it ({error}); rekey it by hand"
+                        "{id}: {why}, and its IKE daemon can't be asked to rekey it ({error}); rekey it by hand"
                     )),
                 },
+                Action::Warn { id, what } => (self.log)(&format!("{id}: {what}")),
                 Action::Leave { id, why } => (self.log)(&format!("{id}: not mirrored, {why}")),
             }
         }

@@ -295,6 +295,8 @@ fn status(sas: usize) -> Status {
         mac: mac.to_owned(),
         link_up: true,
         rx_queues: 2,
+        rx_offloads: vec!["IPV4_CKSUM".to_owned()],
+        tx_offloads: vec!["MULTI_SEGS".to_owned()],
         rx_packets: 0,
         tx_packets: 0,
         rx_missed: 0,

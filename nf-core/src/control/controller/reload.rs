@@ -16,6 +16,7 @@ use super::state::Origin;
 use super::{Change, ControlError, Controller, InstalledSa, StoredBinding, StoredInstance, StoredSa, order, peer_at};
 use crate::config::{self, Bind, Config};
 use crate::core::Command;
+use crate::hooks::Outputs;
 use crate::net::LocalAddresses;
 use crate::plugin::{Filter, Gate, Instance, InstanceSlot, PluginError, PluginKind};
 use crate::sa::inbound::{Progress, SaKey};
@@ -236,6 +237,13 @@ impl Controller {
             report.settings.push("[notify]".to_owned());
             self.notifier.set_limits(new.notify.limits());
         }
+        if old.notify.syslog != new.notify.syslog {
+            self.sinks.set_syslog(new.notify.syslog.clone());
+        }
+        if old.snapshot != new.snapshot {
+            report.settings.push("[snapshot]".to_owned());
+        }
+        self.hooks.redirect(Outputs::of(new));
         if old.events != new.events {
             report.settings.push("[[event]]".to_owned());
             self.hooks.exchange(new.events.clone());

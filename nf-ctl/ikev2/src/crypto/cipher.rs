@@ -16,6 +16,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use super::integrity::Integrity;
+use super::scrub::scrubbed;
 use super::secret::Secret;
 use crate::wire::{Sk, SkFrame, SkLayout, strip_padding};
 
@@ -186,7 +187,11 @@ impl Protection {
     }
 
     /// Encrypts a message that was laid out for [`Protection::layout`].
-    pub fn seal(&mut self, mut frame: SkFrame, rng: &mut dyn CryptoRng) -> Result<Vec<u8>, ProtectionError> {
+    pub fn seal(&mut self, frame: SkFrame, rng: &mut dyn CryptoRng) -> Result<Vec<u8>, ProtectionError> {
+        scrubbed(|| self.try_seal(frame, rng))
+    }
+
+    fn try_seal(&mut self, mut frame: SkFrame, rng: &mut dyn CryptoRng) -> Result<Vec<u8>, ProtectionError> {
         match self.cipher {
             IkeCipher::AesGcm16(_) => {
                 let iv = self.counter.to_be_bytes();
@@ -214,7 +219,7 @@ impl Protection {
 
     /// Verifies the encrypted part of a message and gives its content, without padding.
     pub fn open(&self, sk: &Sk<'_>) -> Result<Zeroizing<Vec<u8>>, ProtectionError> {
-        self.try_open(sk).ok_or(ProtectionError::NotAuthentic)
+        scrubbed(|| self.try_open(sk)).ok_or(ProtectionError::NotAuthentic)
     }
 
     fn try_open(&self, sk: &Sk<'_>) -> Option<Zeroizing<Vec<u8>>> {

@@ -11,6 +11,7 @@ use rand_core::CryptoRng;
 use x25519_dalek::StaticSecret;
 
 use super::modp;
+use super::scrub::scrubbed;
 use super::secret::Secret;
 
 /// A Diffie-Hellman group.
@@ -68,24 +69,27 @@ pub struct KeyExchange {
     public: Vec<u8>,
 }
 
-/// The curves' own types wipe themselves when dropped; so does [`modp::Exponent`].
+/// The curves' own types wipe themselves when dropped; so does [`modp::Exponent`]. Boxed, each stays where it was made: a move
+/// would leave a copy.
 enum Private {
-    X25519(StaticSecret),
-    Ecp256(SecretKey<NistP256>),
-    Ecp384(SecretKey<NistP384>),
-    Modp2048(modp::Exponent),
+    X25519(Box<StaticSecret>),
+    Ecp256(Box<SecretKey<NistP256>>),
+    Ecp384(Box<SecretKey<NistP384>>),
+    Modp2048(Box<modp::Exponent>),
 }
 
 impl KeyExchange {
     /// Chooses a private value.
     pub fn generate(group: DhGroup, rng: &mut dyn CryptoRng) -> Self {
-        match group {
-            DhGroup::X25519 => Private::X25519(StaticSecret::random_from_rng(rng)),
-            DhGroup::Ecp256 => Private::Ecp256(SecretKey::generate_from_rng(rng)),
-            DhGroup::Ecp384 => Private::Ecp384(SecretKey::generate_from_rng(rng)),
-            DhGroup::Modp2048 => Private::Modp2048(modp::Exponent::generate(rng)),
-        }
-        .into()
+        scrubbed(|| {
+            match group {
+                DhGroup::X25519 => Private::X25519(Box::new(StaticSecret::random_from_rng(rng))),
+                DhGroup::Ecp256 => Private::Ecp256(Box::new(SecretKey::generate_from_rng(rng))),
+                DhGroup::Ecp384 => Private::Ecp384(Box::new(SecretKey::generate_from_rng(rng))),
+                DhGroup::Modp2048 => Private::Modp2048(Box::new(modp::Exponent::generate(rng))),
+            }
+            .into()
+        })
     }
 
     /// The group.
@@ -105,7 +109,7 @@ impl KeyExchange {
 
     /// The shared secret `g^ir`, checked as RFC 6989 and RFC 8031 ask.
     pub fn agree(&self, peer: &[u8]) -> Result<Secret, InvalidPublicValue> {
-        let secret = match &self.private {
+        let secret = scrubbed(|| match &self.private {
             Private::X25519(secret) => <[u8; 32]>::try_from(peer)
                 .ok()
                 .map(|peer| secret.diffie_hellman(&x25519_dalek::PublicKey::from(peer)))
@@ -115,7 +119,7 @@ impl KeyExchange {
             Private::Ecp256(secret) => ecp_agree(secret, peer),
             Private::Ecp384(secret) => ecp_agree(secret, peer),
             Private::Modp2048(exponent) => exponent.agree(peer),
-        };
+        });
         secret.ok_or(InvalidPublicValue(self.group()))
     }
 }
@@ -123,7 +127,7 @@ impl KeyExchange {
 impl From<Private> for KeyExchange {
     fn from(private: Private) -> Self {
         let public = match &private {
-            Private::X25519(secret) => x25519_dalek::PublicKey::from(secret).to_bytes().to_vec(),
+            Private::X25519(secret) => x25519_dalek::PublicKey::from(secret.as_ref()).to_bytes().to_vec(),
             Private::Ecp256(secret) => ecp_public(&secret.public_key()),
             Private::Ecp384(secret) => ecp_public(&secret.public_key()),
             Private::Modp2048(exponent) => exponent.public_value(),
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn ecp256_of_rfc5903() {
         let half = |private: &str| {
-            KeyExchange::from(Private::Ecp256(SecretKey::from_slice(&hex::decode(private).unwrap()).unwrap()))
+            KeyExchange::from(Private::Ecp256(Box::new(SecretKey::from_slice(&hex::decode(private).unwrap()).unwrap())))
         };
         let ours = half("C88F01F510D9AC3F70A292DAA2316DE544E9AAB8AFE84049C62A9C57862D1433");
         let theirs = half("C6EF9C5D78AE012A011164ACB397CE2088685D8F06BF9BE0B283AB46476BEE53");
@@ -227,7 +231,7 @@ mod tests {
     fn x25519_of_rfc7748() {
         let half = |private: &str| {
             let private: [u8; 32] = hex::decode(private).unwrap().try_into().unwrap();
-            KeyExchange::from(Private::X25519(StaticSecret::from(private)))
+            KeyExchange::from(Private::X25519(Box::new(StaticSecret::from(private))))
         };
         let alice = half("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
         let bob = half("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb");

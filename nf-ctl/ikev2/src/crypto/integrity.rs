@@ -6,6 +6,7 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha384, Sha512};
 
 use super::prf::{hmac, hmac_matches};
+use super::scrub::scrubbed;
 use super::secret::Secret;
 
 /// An HMAC, truncated to an ICV.
@@ -63,24 +64,24 @@ impl Integrity {
 
     /// The ICV of the concatenated parts.
     pub(super) fn icv(self, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
-        let mac: Secret = match self {
+        let mac: Secret = scrubbed(|| match self {
             Integrity::HmacSha1_96 => hmac::<Sha1>(key, parts),
             Integrity::HmacSha256_128 => hmac::<Sha256>(key, parts),
             Integrity::HmacSha384_192 => hmac::<Sha384>(key, parts),
             Integrity::HmacSha512_256 => hmac::<Sha512>(key, parts),
-        };
+        });
         mac.expose().iter().copied().take(self.icv_len()).collect()
     }
 
     /// Compares in constant time.
     pub(super) fn verify(self, key: &[u8], parts: &[&[u8]], icv: &[u8]) -> bool {
         icv.len() == self.icv_len()
-            && match self {
+            && scrubbed(|| match self {
                 Integrity::HmacSha1_96 => hmac_matches::<Sha1>(key, parts, icv),
                 Integrity::HmacSha256_128 => hmac_matches::<Sha256>(key, parts, icv),
                 Integrity::HmacSha384_192 => hmac_matches::<Sha384>(key, parts, icv),
                 Integrity::HmacSha512_256 => hmac_matches::<Sha512>(key, parts, icv),
-            }
+            })
     }
 }
 

@@ -8,5 +8,6 @@ pub mod integrity;
 pub mod keys;
 mod modp;
 pub mod prf;
+mod scrub;
 pub mod secret;
 pub mod signature;

@@ -6,6 +6,7 @@ use hmac::{EagerHash, Hmac, KeyInit, Mac};
 use sha2::digest::Digest;
 use sha2::{Sha256, Sha384, Sha512};
 
+use super::scrub::scrubbed;
 use super::secret::Secret;
 
 /// A pseudorandom function.
@@ -48,11 +49,11 @@ impl Prf {
 
     /// `prf(key, data)`, where the data is the concatenation of the parts.
     pub fn compute(self, key: &[u8], parts: &[&[u8]]) -> Secret {
-        match self {
+        scrubbed(|| match self {
             Prf::HmacSha256 => hmac::<Sha256>(key, parts),
             Prf::HmacSha384 => hmac::<Sha384>(key, parts),
             Prf::HmacSha512 => hmac::<Sha512>(key, parts),
-        }
+        })
     }
 
     /// `prf+(key, seed)` to `len` octets (RFC 7296 2.13).

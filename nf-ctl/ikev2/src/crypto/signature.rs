@@ -4,7 +4,7 @@
 use std::fmt;
 
 use p256::ecdsa::signature::hazmat::{PrehashSigner, PrehashVerifier};
-use p256::elliptic_curve::pkcs8::DecodePrivateKey;
+use p256::elliptic_curve::pkcs8::{DecodePrivateKey, SecretDocument};
 use rand_core::CryptoRng;
 use rsa::pkcs1::{DecodeRsaPrivateKey, DecodeRsaPublicKey, EncodeRsaPublicKey};
 use rsa::traits::PublicKeyParts;
@@ -12,6 +12,7 @@ use rsa::{Pkcs1v15Sign, Pss};
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
+use super::scrub::scrubbed;
 use crate::wire::HashAlgorithm;
 
 /// A hash function of signatures.
@@ -161,12 +162,12 @@ pub(crate) fn algorithms_of(identifier: &[u8]) -> impl Iterator<Item = &'static 
     ALGORITHMS.iter().copied().filter(move |algorithm| der_sequence(&algorithm.signature_alg_id()) == identifier)
 }
 
-/// A private key. Its parts wipe themselves when dropped.
+/// A private key. Its parts wipe themselves when dropped, and stay where they were made until then.
 pub struct PrivateKey(Kind);
 
 enum Kind {
-    P256(p256::ecdsa::SigningKey),
-    P384(p384::ecdsa::SigningKey),
+    P256(Box<p256::ecdsa::SigningKey>),
+    P384(Box<p384::ecdsa::SigningKey>),
     Rsa(Box<rsa::PrivateKey>),
 }
 
@@ -194,13 +195,33 @@ pub(crate) struct Signed {
 impl PrivateKey {
     /// Reads a key in PEM: PKCS #8, or the older forms of EC and RSA keys.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        if let Ok(key) = p256::SecretKey::from_pkcs8_pem(pem).or_else(|_| p256::SecretKey::from_sec1_pem(pem)) {
-            return Ok(PrivateKey(Kind::P256(key.into())));
-        }
-        if let Ok(key) = p384::SecretKey::from_pkcs8_pem(pem).or_else(|_| p384::SecretKey::from_sec1_pem(pem)) {
-            return Ok(PrivateKey(Kind::P384(key.into())));
-        }
-        let rsa = rsa::PrivateKey::from_pkcs8_pem(pem).ok().or_else(|| rsa::PrivateKey::from_pkcs1_pem(pem).ok());
+        scrubbed(|| Self::read(pem))
+    }
+
+    fn read(pem: &str) -> Result<Self, KeyError> {
+        // The libraries' own ways from PEM leave the key in freed memory; this document wipes itself.
+        let (label, der) = SecretDocument::from_pem(pem).map_err(|_| KeyError::Unknown)?;
+        let der = der.as_bytes();
+        let rsa = match label {
+            "PRIVATE KEY" => {
+                if let Ok(key) = p256::SecretKey::from_pkcs8_der(der) {
+                    return Ok(PrivateKey(Kind::P256(Box::new(key.into()))));
+                }
+                if let Ok(key) = p384::SecretKey::from_pkcs8_der(der) {
+                    return Ok(PrivateKey(Kind::P384(Box::new(key.into()))));
+                }
+                rsa::PrivateKey::from_pkcs8_der(der).ok()
+            }
+            "EC PRIVATE KEY" => {
+                if let Ok(key) = p256::SecretKey::from_sec1_der(der) {
+                    return Ok(PrivateKey(Kind::P256(Box::new(key.into()))));
+                }
+                let key = p384::SecretKey::from_sec1_der(der).map_err(|_| KeyError::Unknown)?;
+                return Ok(PrivateKey(Kind::P384(Box::new(key.into()))));
+            }
+            "RSA PRIVATE KEY" => rsa::PrivateKey::from_pkcs1_der(der).ok(),
+            _ => None,
+        };
         let key = rsa.ok_or(KeyError::Unknown)?;
         let bits = key.n().bit_width();
         if bits < MIN_RSA_BITS {
@@ -236,24 +257,24 @@ impl PrivateKey {
         let hash = std::iter::once(wanted).chain(Hash::ALL).find(|hash| known.contains(&hash.id()))?;
         let algorithm = Algorithm { scheme, hash };
         let digest = hash.digest(message);
-        let signature = match &self.0 {
+        let signature = scrubbed(|| match &self.0 {
             Kind::P256(key) => {
                 let signature: p256::ecdsa::Signature = key.sign_prehash(&digest).ok()?;
-                signature.to_der().as_bytes().to_vec()
+                Some(signature.to_der().as_bytes().to_vec())
             }
             Kind::P384(key) => {
                 let signature: p384::ecdsa::Signature = key.sign_prehash(&digest).ok()?;
-                signature.to_der().as_bytes().to_vec()
+                Some(signature.to_der().as_bytes().to_vec())
             }
-            Kind::Rsa(key) => sign_rsa(key, algorithm, &digest, rng)?,
-        };
+            Kind::Rsa(key) => sign_rsa(key, algorithm, &digest, rng),
+        })?;
         Some(Signed { algorithm: algorithm.identifier(), signature })
     }
 
     /// Signs as RFC 4754 has it, for peers that don't know RFC 7427: SHA-256 with P-256, SHA-384 with P-384, r and s one
     /// after the other. `None` for RSA, which had only SHA-1 then.
     pub(crate) fn sign_rfc4754(&self, message: &[u8]) -> Option<(crate::wire::AuthMethod, Vec<u8>)> {
-        match &self.0 {
+        scrubbed(|| match &self.0 {
             Kind::P256(key) => {
                 let signature: p256::ecdsa::Signature = key.sign_prehash(&Hash::Sha256.digest(message)).ok()?;
                 Some((crate::wire::AuthMethod::ECDSA_P256, signature.to_bytes().to_vec()))
@@ -263,7 +284,7 @@ impl PrivateKey {
                 Some((crate::wire::AuthMethod::ECDSA_P384, signature.to_bytes().to_vec()))
             }
             Kind::Rsa(_) => None,
-        }
+        })
     }
 }
 
@@ -326,8 +347,8 @@ mod tests {
 
     fn keys(rng: &mut ChaCha20Rng) -> Vec<PrivateKey> {
         vec![
-            PrivateKey(Kind::P256(p256::SecretKey::generate_from_rng(rng).into())),
-            PrivateKey(Kind::P384(p384::SecretKey::generate_from_rng(rng).into())),
+            PrivateKey(Kind::P256(Box::new(p256::SecretKey::generate_from_rng(rng).into()))),
+            PrivateKey(Kind::P384(Box::new(p384::SecretKey::generate_from_rng(rng).into()))),
             PrivateKey::from_pem(include_str!("../../tests/certificates/rsa-a.key")).unwrap(),
         ]
     }
