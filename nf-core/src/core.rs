@@ -219,15 +219,9 @@ impl Core {
         &self.link.stages
     }
 
-    /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it, if that is
-    /// worth it: if reservations were ended.
-    pub fn poll_commands(&mut self) -> bool {
+    /// Applies what the control thread has sent; call it between bursts, and [`Core::take_settled`] after it.
+    pub fn poll_commands(&mut self) {
         self.settled.clear();
-        self.apply_commands();
-        !self.settled.is_empty()
-    }
-
-    fn apply_commands(&mut self) {
         if self.lookaside {
             self.let_go();
         }
@@ -262,6 +256,12 @@ impl Core {
             // There is room: this core alone pushes.
             let _ = self.link.retired.push(Retired::Sa(sa));
         }
+    }
+
+    /// Whether the last [`Core::poll_commands`] has ended a reservation.
+    #[inline]
+    pub fn has_settled(&self) -> bool {
+        !self.settled.is_empty()
     }
 
     /// The reservations that the last [`Core::poll_commands`] has ended, in order. Whoever holds packets for them acts on

@@ -155,7 +155,8 @@ impl Worker {
     /// One round over all queues; gives how many packets came.
     pub(super) fn poll(&mut self) -> usize {
         let started = Tsc::now();
-        if self.core.poll_commands() {
+        self.core.poll_commands();
+        if self.core.has_settled() {
             self.settle_held();
         }
         let mut received = 0;
