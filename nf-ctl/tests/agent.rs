@@ -523,6 +523,7 @@ fn a_reload_takes_over_peers_credentials_and_recovery() {
     let audit = head.ok(&["show", "audit"]);
     let recorded = |what| audit.lines().any(|line| line.contains("nf-ctl agent") && line.ends_with(what));
     assert!(recorded("done    reload") && recorded("done    reload by SIGHUP"), "{audit}");
+    assert!(audit.contains("failed  reload, to see whether it can be: the agent has changed nothing: "), "{audit}");
     head.check_no_secret();
 }
 

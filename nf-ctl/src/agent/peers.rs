@@ -273,3 +273,55 @@ fn lifetime(seconds: u64) -> Lifetime {
     let rekey = Duration::from_secs(seconds);
     Lifetime { rekey, jitter: rekey / 10, hard: rekey + rekey / 10 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(peers: &[(&str, &str)]) -> Config {
+        let tables = peers.iter().map(|(name, more)| {
+            format!("[[peer]]\nname = \"{name}\"\nkind = \"svti\"\naddress = \"10.1.1.1\"\n{more}")
+        });
+        let text = "[[local]]\naddress = \"10.10.1.2\"\n".to_owned() + &tables.collect::<String>();
+        Config::parse(&text, Path::new("nf.toml")).unwrap()
+    }
+
+    fn vici(names: &[&str]) -> Config {
+        config(&names.iter().map(|name| (*name, "backend = \"vici\"\n")).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_peer_keeps_its_number_wherever_it_stands() {
+        let mut peers = Peers::default();
+        let mut set = |names: &[&str]| {
+            peers.set(check(&vici(names)).unwrap().0);
+            peers.iter().map(|(id, peer)| (id.0, peer.config.name.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(set(&["a", "b"]), [(0, "a".to_owned()), (1, "b".to_owned())]);
+        assert_eq!(set(&["c", "b"]), [(2, "c".to_owned()), (1, "b".to_owned())]);
+        assert_eq!(set(&["a", "c"]), [(0, "a".to_owned()), (2, "c".to_owned())]);
+        assert_eq!((peers.find("b"), peers.name(PeerId(1)), peers.name(PeerId(7))), (None, "b", "unknown"));
+        let places = policy(&vici(&["a", "c"]), &peers).peers.into_iter().map(|(id, rule)| (id.0, rule.place));
+        assert_eq!(places.collect::<Vec<_>>(), [(0, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_peer_has_a_field() {
+        for (more, field) in [
+            ("", "psk_file"),
+            ("psk_file = \"/nowhere/psk\"\n", "psk_file"),
+            ("psk_file = \"/nowhere/psk\"\nlocal_id = \"\"\n", "local_id"),
+            ("cert_file = \"/nowhere\"\nkey_file = \"/nowhere/key\"\nca_file = \"/nowhere\"\n", "key_file"),
+            ("ike = \"v1\"\npsk_file = \"/nowhere/psk\"\n", "ike"),
+            ("local_address = \"2001:db8::1\"\npsk_file = \"/nowhere/psk\"\n", "local_address"),
+        ] {
+            let config = config(&[("a", "backend = \"vici\"\n"), ("b", more)]);
+            let TableError { table, number, error } = check(&config).unwrap_err();
+            assert_eq!((table, number, error.field), ("peer", 1, field), "{error}");
+            // At the start it keeps nobody else out.
+            let (peers, connections) = load(&config);
+            assert_eq!((peers.len(), connections.len()), (2, 0));
+            assert_eq!(peers[1].problem.as_ref(), Some(&error.to_string()));
+        }
+    }
+}

@@ -279,8 +279,9 @@ impl Protocol for Request {
             | Request::Recovery { .. }
             | Request::IkeSas { .. }
             | Request::Task { .. }
-            | Request::Audit { .. }
-            | Request::Reload { check: true } => return None,
+            | Request::Audit { .. } => return None,
+            // Where it can't be, nothing else is asked for.
+            Request::Reload { check: true } => return Some("reload, to see whether it can be".to_owned()),
             Request::Reload { check: false } => return Some("reload".to_owned()),
             Request::Recover { peer } => ("recover", peer),
             Request::IkeInitiate { peer } => ("ike-initiate", peer),
