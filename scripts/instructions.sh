@@ -1,5 +1,5 @@
 #!/bin/sh
-# Counts the instructions that nf-core needs for a packet, and holds them against nf-core/benches/instructions/limits.txt.
+# Counts the instructions that nf-core needs for a packet, of a core and of a worker around it, and holds them against nf-core/benches/instructions/limits.txt.
 # Usage: instructions.sh [--record]
 #
 # Fails where a count is above its limit by more than the tolerance. --record writes what is counted as the new limits.
@@ -39,6 +39,52 @@ GUNGRAUN_RUNNER=$runner GUNGRAUN_HOME=$counts $cargo bench -p nf-core --no-defau
 find "$counts" -name 'callgrind.*.out' -exec awk '
 	/^totals: / { name = FILENAME; sub(/.*\/callgrind\./, "", name); sub(/\.out$/, "", name); print name, $2 / 1024 }' {} + |
 	sort >"$counts/table"
+
+# A packet's whole way through a worker, from the driver's receive function to its transmit function without the two: what
+# nf-core itself needs, by the ports that `nf-core replay` has. Bursts are full.
+field() {
+	sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$fixture.json"
+}
+fixture=nf-core/tests/fixtures/v4-tunnel-gcm128
+dir=$counts/worker
+laps=1024
+mkdir "$dir"
+$cargo build --quiet --release -p nf-core
+{
+	printf '[crypto]\nengine = "ipsec-mb"\n[[local]]\naddress = "%s"\n[[sa]]\nmode = "tunnel"\nreplay_window = 0\n' "$(field dst)"
+	printf 'spi = %s\nsrc = "%s"\ndst = "%s"\nalg = "%s"\nkey = "%s"\n' \
+		"$(field spi)" "$(field src)" "$(field dst)" "$(field alg)" "$(field key)"
+} >"$dir/nf.toml"
+cat "$fixture.pcap" >"$dir/in.pcap"
+lap=1
+while [ "$lap" -lt "$laps" ]; do
+	tail -c +25 "$fixture.pcap"
+	lap=$((lap + 1))
+done >>"$dir/in.pcap"
+valgrind --tool=callgrind --toggle-collect='*runtime::worker::Worker::poll' --callgrind-out-file="$dir/callgrind.out" \
+	"$target/release/nf-core" replay --config "$dir/nf.toml" --stats-json "$dir/stats.json" "$dir/in.pcap" "$dir/out.pcap" \
+	>"$dir/log" 2>&1 || {
+	cat "$dir/log" >&2
+	exit 1
+}
+# The first two numbers of packets are those received and sent.
+packets=$(sed -n '/"packets"/s/[^0-9]//gp' "$dir/stats.json" | head -n 1)
+sent=$(sed -n '/"packets"/s/[^0-9]//gp' "$dir/stats.json" | sed -n 2p)
+if [ "$packets" != "$sent" ]; then
+	echo "instructions: of $packets packets through a worker $sent came out" >&2
+	exit 1
+fi
+# What functions of the program cost themselves: a line after `calls=` is what a call costs.
+awk -v packets="$packets" '
+	/^c?ob=/ {
+		id = substr($1, index($1, "("))
+		if (NF > 1) program[id] = $2 ~ /\/nf-core$/
+		if (/^ob/) ours = program[id]
+		next
+	}
+	/^calls=/ { called = 1; next }
+	/^[0-9+*-]/ { if (!called && ours) sum += $2; called = 0 }
+	END { print "worker.receive_to_transmit", sum / packets }' "$dir/callgrind.out" >>"$counts/table"
 
 if [ "${1:-}" = --record ]; then
 	{

@@ -228,6 +228,13 @@ impl Mbuf {
         usize::from(unsafe { buf_len(self.as_ptr()) })
     }
 
+    /// Whether [`Mbuf::buffer_mut`] lends the buffer: it is one, and this packet's alone.
+    #[inline]
+    #[must_use]
+    pub fn is_lendable(&self) -> bool {
+        self.is_contiguous() && self.check_exclusive().is_ok()
+    }
+
     /// The whole buffer of a packet of one segment, headroom and tailroom included, and where in it the data is.
     ///
     /// For code that works on plain slices: change the bytes, then say with [`Mbuf::set_data`] where the data is now.

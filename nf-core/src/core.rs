@@ -258,6 +258,12 @@ impl Core {
         }
     }
 
+    /// Whether the last [`Core::poll_commands`] has ended a reservation.
+    #[inline]
+    pub fn has_settled(&self) -> bool {
+        !self.settled.is_empty()
+    }
+
     /// The reservations that the last [`Core::poll_commands`] has ended, in order. Whoever holds packets for them acts on
     /// it before the next burst: so they come out in front of later ones.
     pub fn take_settled(&mut self) -> ArrayVec<Settled, COMMANDS_PER_POLL> {

@@ -111,7 +111,7 @@ pub fn reroute(net: &Net, packet: &mut Packet<'_>) -> Result<(), DropReason> {
     let (version, dst) = destination(packet.data()).ok_or(DropReason::InnerMalformed)?;
     let hop = net.route(dst, Origin::Protected).ok_or(DropReason::NoRoute)?;
     packet.set_protected();
-    Way::of(net, hop).ok_or(DropReason::NoRoute)?.take(packet, version)
+    Way::of(net, hop, version).ok_or(DropReason::NoRoute)?.take(packet)
 }
 
 /// The destination of the IP packet at the front of `octets`.
@@ -134,30 +134,36 @@ struct Router<'n> {
 #[derive(Clone, Copy)]
 struct Way {
     hop: Hop,
-    /// None where a frame keeps the addresses that it was received with.
-    macs: Option<MacPair>,
+    ethertype: u16,
+    /// The frames' Ethernet header; none where a frame keeps the addresses that it was received with.
+    header: Option<[u8; ethernet::HEADER_LEN]>,
 }
 
 impl Way {
     /// None where there is no such port. The destination of a hop that isn't resolved is left zero: a plugin may still
     /// have the packet go elsewhere.
-    fn of(net: &Net, hop: Hop) -> Option<Way> {
+    fn of(net: &Net, hop: Hop, version: IpVersion) -> Option<Way> {
         let src = net.port(hop.port)?.mac;
         let macs = match hop.link {
             LinkAddress::Mac(dst) => Some(MacPair::new(dst, src)),
             LinkAddress::AsReceived | LinkAddress::Host => None,
             LinkAddress::Unresolved => Some(MacPair::new(MacAddr::default(), src)),
         };
-        Some(Way { hop, macs })
+        let ethertype = version.ethertype();
+        Some(Way { hop, ethertype, header: macs.map(|macs| ethernet::header(macs, ethertype)) })
     }
 
     /// Has an IP packet go this way: puts the Ethernet header in front of it.
     #[inline]
-    fn take(&self, packet: &mut Packet<'_>, version: IpVersion) -> Result<(), DropReason> {
+    fn take(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
         packet.set_hop(self.hop);
-        let macs = self.macs.unwrap_or_else(|| packet.received_macs());
-        let header = packet.prepend().ok_or(DropReason::NoBuffer)?;
-        ethernet::write_header(header, macs, version.ethertype());
+        match &self.header {
+            Some(header) => *packet.prepend().ok_or(DropReason::NoBuffer)? = *header,
+            None => {
+                let macs = packet.received_macs();
+                *packet.prepend().ok_or(DropReason::NoBuffer)? = ethernet::header(macs, self.ethertype);
+            }
+        }
         Ok(())
     }
 }
@@ -174,10 +180,12 @@ struct Asked {
 }
 
 impl Router<'_> {
+    /// Remembers the answer itself: a router that is written to from outside of the loop over the packets stays in memory,
+    /// from where the header is copied in one piece, and isn't kept in registers octet by octet.
     #[inline(never)]
-    fn look_up(&self, asked: Asked) -> Option<(Asked, Way)> {
-        let hop = route(self.net, asked)?;
-        Some((asked, Way::of(self.net, hop)?))
+    fn look_up(&mut self, asked: Asked, version: IpVersion) {
+        let way = route(self.net, asked).and_then(|hop| Way::of(self.net, hop, version));
+        self.last = way.map(|way| (asked, way));
     }
 
     #[inline]
@@ -190,7 +198,7 @@ impl Router<'_> {
         let dst = packet.inner_dst().ok_or(DropReason::InnerMalformed)?;
         let asked = Asked { dst, origin, for_host, received };
         if self.last.as_ref().is_none_or(|(last, _)| *last != asked) {
-            self.last = self.look_up(asked);
+            self.look_up(asked, version);
         }
         let (_, way) = self.last.as_ref().ok_or(DropReason::NoRoute)?;
         // A router takes one off the TTL of what it forwards; what is for the host itself isn't forwarded.
@@ -203,7 +211,7 @@ impl Router<'_> {
                 return Err(DropReason::TtlExpired);
             }
         }
-        way.take(packet, version)
+        way.take(packet)
     }
 }
 

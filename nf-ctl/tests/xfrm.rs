@@ -1,8 +1,8 @@
 //! `nf-ctl mirror xfrm` against the kernel's XFRM. It needs root: `make test` runs it where it is root, and says so where
 //! it isn't.
 //!
-//! A kernel without ESP reserves SPIs but takes no SA: where that is so, messages about SAs are tested on octets alone
-//! (`nf_ctl::xfrm::message`), and this test says so.
+//! A kernel without ESP reserves SPIs and takes policies, but no SA: where that is so, messages about SAs are tested on octets
+//! alone (`nf_ctl::xfrm::message`), and this test says so.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
@@ -84,6 +84,9 @@ fn spis_that_the_kernel_reserves_are_larval_in_nf_core() {
     let mut nf_core = lab.nf_core("");
     // One before the mirror starts, one while it runs; that of another host's address is outbound.
     let before = allocate(&lab, "10.10.1.2");
+    // Policies are dumped and told as well, and no kernel needs ESP for them.
+    let policy = "ip xfrm policy add src 10.2.0.0/24 dst 10.1.0.0/24 dir out tmpl src 10.10.1.2 dst 10.10.1.1 proto esp mode tunnel";
+    lab.head.sh(policy);
     let mirror = Mirror::start(&lab, &nf_core);
     let larval = |spis: &[u64]| {
         let mut all: Vec<_> = spis.iter().map(|spi| (*spi, "larval".to_owned())).collect();
@@ -105,8 +108,9 @@ fn spis_that_the_kernel_reserves_are_larval_in_nf_core() {
     lab.restart_nf_core(&mut nf_core);
     wait_sas(&nf_core, &mirror, &larval(&[during]));
 
-    lab.head.sh("ip xfrm state flush");
+    lab.head.sh("ip xfrm policy flush; ip xfrm state flush");
     wait_sas(&nf_core, &mirror, &[]);
+    assert!(!mirror.log().contains("isn't XFRM"), "{}", mirror.log());
     assert!(!mirror.log().contains(&format!("{outbound:X}")), "{}", mirror.log());
 }
 
@@ -130,6 +134,15 @@ fn sas_that_the_kernel_has_are_in_nf_core() {
         return;
     }
     wait_sas(&nf_core, &mirror, &[(0x1234, "mature".to_owned())]);
+    // An outbound one waits for its policy.
+    let tunnel = "src 10.10.1.2 dst 10.10.1.1 proto esp";
+    lab.head
+        .sh(&format!("ip xfrm state add {tunnel} spi 0x5678 reqid 7 mode tunnel aead 'rfc4106(gcm(aes))' {key} 128"));
+    lab.head
+        .sh(&format!("ip xfrm policy add src 10.2.0.0/24 dst 10.1.0.0/24 dir out tmpl {tunnel} mode tunnel reqid 7"));
+    wait_sas(&nf_core, &mirror, &[(0x1234, "mature".to_owned()), (0x5678, "mature".to_owned())]);
+    let out = nf_core.ok(&["sa", "show", "0x5678"]);
+    assert!(out.contains("10.2.0.0/24") && out.contains("10.1.0.0/24"), "{out}");
     assert!(!mirror.log().contains("010203"), "no key is logged");
     // With its replay window gone it isn't installed again.
     lab.restart_nf_core(&mut nf_core);

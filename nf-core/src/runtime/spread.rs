@@ -56,6 +56,10 @@ impl Spreader {
         }
         for (port, receivers) in receivers {
             for receiver in receivers {
+                if workers == 1 {
+                    // Nobody is there to hand anything on to.
+                    continue;
+                }
                 let mut outward = Outward { port: *port, rings: Vec::new(), turn: 0 };
                 for (other, spreader) in mesh.iter_mut().enumerate().filter(|(other, _)| other != receiver) {
                     let name = format!("spread{}-{receiver}-{other}", port.index());
@@ -76,15 +80,16 @@ impl Spreader {
         Spreader { mode: Spread::Off, to: Vec::new(), from: Vec::new() }
     }
 
-    /// Whether a burst, by its length, is to be handed on.
+    /// Whether a burst of a port, by its length, is to be handed on.
     #[inline]
-    pub(super) fn is_due(&self, burst: &Burst<BURST>) -> bool {
-        match self.mode {
+    pub(super) fn is_due(&self, burst: &Burst<BURST>, port: PortIndex) -> bool {
+        let is_due = match self.mode {
             Spread::Off => false,
             // The driver had as much as was asked for, and has more: this worker doesn't keep up.
             Spread::Auto => burst.is_full(),
             Spread::On => true,
-        }
+        };
+        is_due && self.to.iter().any(|outward| outward.port == port)
     }
 
     /// Hands the ESP of a burst on, where it is another worker's turn. What this worker is to do itself stays in the burst.

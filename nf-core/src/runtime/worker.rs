@@ -14,7 +14,7 @@ use crate::batch::{Batch, Fate, Tickets};
 use crate::core::Core;
 use crate::drop::DropReason;
 use crate::fragment;
-use crate::lanes::BURST;
+use crate::lanes::{BURST, Lane};
 use crate::lookaside::{Opened, Ticket, Verdict};
 use crate::packet::Packet;
 use crate::sa::larval::{ReservationId, Settled};
@@ -91,21 +91,50 @@ enum Entry<'o> {
 pub(super) struct Output {
     queue: TxQueue,
     burst: Burst<BURST>,
+    /// Octets of the burst.
+    octets: u64,
 }
 
 impl Output {
     pub(super) fn new(queue: TxQueue) -> Output {
-        Output { queue, burst: Burst::default() }
+        Output { queue, burst: Burst::default(), octets: 0 }
     }
 }
 
-/// What is left to do with a packet once its buffer is no longer borrowed.
+/// What is left to do with a packet once its buffer is no longer borrowed. Each packet has one, so it is small.
 struct Outcome {
     fate: Fate,
-    start: usize,
-    end: usize,
-    headers: Headers,
-    reservation: Option<ReservationId>,
+    /// Where in its buffer the frame begins now, and its octets: an mbuf's buffer has 65,535 at most.
+    start: u16,
+    len: u16,
+}
+
+impl Outcome {
+    #[inline]
+    fn of(batch: &Batch<'_>, lane: Lane) -> Outcome {
+        let range = batch.packet(lane).range();
+        Outcome { fate: batch.fate(lane), start: range.start as u16, len: range.len() as u16 }
+    }
+}
+
+/// What those packets that stay here need besides.
+enum Stay {
+    /// Of a fragment for the reassembler.
+    Fragment(Headers),
+    /// Of a packet that is held.
+    Held(ReservationId),
+}
+
+impl Stay {
+    /// None of packets that go, and that is nearly all.
+    #[inline]
+    fn of(batch: &Batch<'_>, lane: Lane) -> Option<Stay> {
+        match batch.fate(lane) {
+            Fate::Reassemble => Some(Stay::Fragment(batch.packet(lane).headers())),
+            Fate::Hold => batch.reservation(lane).map(Stay::Held),
+            _ => None,
+        }
+    }
 }
 
 impl Worker {
@@ -127,27 +156,25 @@ impl Worker {
     pub(super) fn poll(&mut self) -> usize {
         let started = Tsc::now();
         self.core.poll_commands();
-        self.settle_held();
+        if self.core.has_settled() {
+            self.settle_held();
+        }
         let mut received = 0;
         for queue in 0..self.rx.len() {
             let mut burst = Burst::<BURST>::default();
             let Some((port, rx)) = self.rx.get_mut(queue) else {
                 break;
             };
-            let (port, mut before) = (*port, Tsc::now());
+            let (port, mut begun) = (*port, Tsc::now());
             let count = rx.recv(&mut burst);
             if count == 0 {
                 continue;
             }
             received += count;
-            if self.spreader.is_due(&burst) {
-                let stages = self.core.stages();
-                self.spreader.hand_on(&mut burst, port, stages);
-                let now = Tsc::now();
-                stages.add(Stage::Spread, count, now.cycles_since(before));
-                before = now;
+            if self.spreader.is_due(&burst, port) {
+                begun = self.hand_on(&mut burst, port, begun);
             }
-            self.receive(&mut burst, port, before);
+            self.receive(&mut burst, port, begun);
         }
         received += self.take_over() + self.take_opened();
         let tsc = Tsc::now();
@@ -160,6 +187,19 @@ impl Worker {
             _ => self.core.stages().busy_poll(),
         }
         received
+    }
+
+    /// Hands a burst, or a part of it, on to another worker. Gives what counts as the beginning of its reception, `begun`
+    /// until now: what is left is received without the time that this takes.
+    fn hand_on(&mut self, burst: &mut Burst<BURST>, port: PortIndex, begun: Tsc) -> Tsc {
+        let (stages, count, received) = (self.core.stages(), burst.len(), Tsc::now());
+        self.spreader.hand_on(burst, port, stages);
+        let clocks = Tsc::now().cycles_since(received);
+        stages.add(Stage::Spread, count, clocks);
+        if burst.is_empty() {
+            stages.add(Stage::Receive, count, received.cycles_since(begun));
+        }
+        Tsc(begun.0.saturating_add(clocks))
     }
 
     /// Takes what other workers have handed on; gives how many packets that were.
@@ -255,6 +295,7 @@ impl Worker {
 
     /// Sends on what was held for SAs that have matured, in order and in front of what is received next; gives up what
     /// was held for reservations that have ended.
+    #[cold]
     fn settle_held(&mut self) {
         for settled in self.core.take_settled() {
             let id = match settled {
@@ -299,9 +340,12 @@ impl Worker {
             return;
         }
         let count = burst.len();
-        self.flatten(burst);
+        if !burst.iter().all(Mbuf::is_lendable) {
+            self.flatten(burst);
+        }
         let mut outcomes = ArrayVec::<Outcome, BURST>::new();
-        let mut tickets = Tickets::new().into_iter();
+        let mut staying = ArrayVec::<Stay, BURST>::new();
+        let mut tickets = Tickets::new();
         {
             let mut batch = Batch::default();
             for (index, mbuf) in burst.as_mut_slice().iter_mut().enumerate() {
@@ -328,43 +372,36 @@ impl Worker {
                 Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
                 Entry::Own => self.core.originate(self.clock.at(tsc), &mut batch),
             }
-            outcomes.extend(batch.lanes().map(|lane| {
-                let packet = batch.packet(lane);
-                let range = packet.range();
-                Outcome {
-                    fate: batch.fate(lane),
-                    start: range.start,
-                    end: range.end,
-                    headers: packet.headers(),
-                    reservation: batch.reservation(lane),
-                }
-            }));
+            outcomes.extend(batch.lanes().map(|lane| Outcome::of(&batch, lane)));
+            staying.extend((batch.lanes() - batch.sent()).filter_map(|lane| Stay::of(&batch, lane)));
             if self.device.is_some() {
-                tickets = batch.take_tickets().into_iter();
+                tickets = batch.take_tickets();
             }
         }
         let tsc = Tsc::now();
+        let (mut staying, mut tickets) = (staying.drain(..), tickets.drain(..));
         let mut done = Burst::<BURST>::default();
-        for (mut mbuf, outcome) in burst.drain().zip(outcomes) {
+        for (mut mbuf, outcome) in burst.drain().zip(&outcomes) {
             match outcome.fate {
                 Fate::Send(to) => {
                     let octets = mbuf.pkt_len() as u64;
-                    match mbuf.set_data(outcome.start, outcome.end - outcome.start) {
+                    match mbuf.set_data(outcome.start.into(), outcome.len.into()) {
                         Ok(()) => self.queue(mbuf, to),
                         Err(_) => self.core.counters().drops(DropReason::NoBuffer).add(1, octets),
                     }
                 }
                 Fate::Fragment { port, mtu } => {
-                    let set = mbuf.set_data(outcome.start, outcome.end - outcome.start);
+                    let set = mbuf.set_data(outcome.start.into(), outcome.len.into());
                     self.fragment(&mbuf, port, mtu.into(), set.is_ok());
                     drop(done.push(mbuf));
                 }
-                Fate::Reassemble => self.reassemble(mbuf, outcome.headers, tsc),
-                Fate::Hold => {
-                    if let Some(id) = outcome.reservation {
+                Fate::Reassemble | Fate::Hold => match staying.next() {
+                    Some(Stay::Fragment(headers)) => self.reassemble(mbuf, headers, tsc),
+                    Some(Stay::Held(id)) => {
                         self.holding.hold(id, mbuf, port, self.clock.at(tsc), self.core.counters());
                     }
-                }
+                    None => {}
+                },
                 Fate::Open => {
                     if let Some(ticket) = tickets.next() {
                         self.submit(mbuf, ticket);
@@ -418,14 +455,12 @@ impl Worker {
         }
     }
 
-    /// Puts packets that lie in several buffers into one each.
+    /// Puts packets that lie in several buffers, or in one that is shared, into one each.
+    #[cold]
     fn flatten(&mut self, burst: &mut Burst<BURST>) {
-        if burst.iter_mut().all(|mbuf| mbuf.buffer_mut().is_ok()) {
-            return;
-        }
         let mut flat = Burst::default();
         for mut mbuf in burst.drain() {
-            if mbuf.buffer_mut().is_err() {
+            if !mbuf.is_lendable() {
                 match mbuf.linearise_into(&self.pools.big) {
                     Ok(copy) => mbuf = copy,
                     Err(packet) => {
@@ -458,36 +493,43 @@ impl Worker {
         }
     }
 
+    #[inline]
     fn queue(&mut self, packet: Mbuf, to: PortIndex) {
-        match self.tx.get_mut(to.index()) {
-            Some(Some(output)) => {
-                if let Err(packet) = output.burst.push(packet) {
-                    self.flush(to);
-                    // There is room now: `flush` leaves nothing.
-                    self.queue(packet, to);
-                }
-            }
-            _ => self.core.counters().drops(DropReason::NoRoute).add(1, packet.pkt_len() as u64),
+        let octets = packet.pkt_len() as u64;
+        let Some(Some(output)) = self.tx.get_mut(to.index()) else {
+            return self.core.counters().drops(DropReason::NoRoute).add(1, octets);
+        };
+        match output.burst.push(packet) {
+            Ok(()) => output.octets += octets,
+            Err(packet) => self.flush_for(packet, to),
         }
+    }
+
+    /// Makes room for a packet.
+    #[cold]
+    fn flush_for(&mut self, packet: Mbuf, to: PortIndex) {
+        self.flush(to);
+        // There is room now: `flush` leaves nothing.
+        self.queue(packet, to);
     }
 
     /// Sends what waits for a port; what the port doesn't take is dropped.
     fn flush(&mut self, port: PortIndex) {
-        let Some(Some(Output { queue, burst })) = self.tx.get_mut(port.index()) else {
+        let Some(Some(Output { queue, burst, octets })) = self.tx.get_mut(port.index()) else {
             return;
         };
         if burst.is_empty() {
             return;
         }
-        let octets = |burst: &Burst<BURST>| burst.as_slice().iter().map(Mbuf::pkt_len).sum::<usize>() as u64;
-        let (all, all_octets) = (burst.len() as u64, octets(burst));
+        let (all, all_octets) = (burst.len() as u64, std::mem::take(octets));
         for _ in 0..TX_TRIES {
             queue.send(burst);
             if burst.is_empty() {
                 break;
             }
         }
-        let (left, left_octets) = (burst.len() as u64, octets(burst));
+        let left_octets = burst.iter().map(Mbuf::pkt_len).sum::<usize>() as u64;
+        let left = burst.len() as u64;
         let counters = self.core.counters();
         counters.tx().add(all - left, all_octets - left_octets);
         if left > 0 {

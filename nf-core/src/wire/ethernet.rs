@@ -42,13 +42,11 @@ pub fn payload(frame: &[u8]) -> Option<(u16, usize)> {
     None
 }
 
-/// Writes a header without tags.
+/// A header without tags.
 #[inline]
-pub fn write_header(header: &mut [u8; HEADER_LEN], macs: MacPair, ethertype: u16) {
-    if let Some((place, [high, low])) = header.split_first_chunk_mut() {
-        *place = macs.0;
-        [*high, *low] = ethertype.to_be_bytes();
-    }
+pub fn header(MacPair([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]): MacPair, ethertype: u16) -> [u8; HEADER_LEN] {
+    let [high, low] = ethertype.to_be_bytes();
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low]
 }
 
 /// The two addresses of a header, as they stand in it: copied as a whole.
@@ -154,9 +152,8 @@ mod tests {
 
     #[test]
     fn a_header_is_written_in_wire_order() {
-        let mut header = [0; HEADER_LEN];
         let macs = MacPair::new(MacAddr([1; 6]), MacAddr([2; 6]));
-        write_header(&mut header, macs, ethertype::IPV4);
+        let header = header(macs, ethertype::IPV4);
         assert_eq!(header, [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0]);
         assert_eq!((MacPair::of(&header), macs.dst()), (macs, MacAddr([1; 6])));
         assert_eq!(MacPair::of(&header[..11]), MacPair::default());

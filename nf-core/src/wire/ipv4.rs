@@ -125,9 +125,9 @@ pub fn decrement_ttl(packet: &mut [u8]) -> bool {
     let Some(header) = packet.first_chunk_mut::<MIN_HEADER_LEN>().filter(|header| header[field::TTL] > 1) else {
         return false;
     };
-    let before = u16::from_be_bytes([header[field::TTL], header[field::PROTOCOL]]);
     header[field::TTL] -= 1;
-    change_checksum(header, before, before - 0x0100);
+    // Of a word's values before and after the update takes the difference alone: that of the TTL's, here as 1 and 0.
+    change_checksum(header, 0x0100, 0);
     true
 }
 
