@@ -11,7 +11,7 @@ test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	$(MAKE) loom
-	FUZZ_PROFILE=dev FUZZ_SECONDS=5 scripts/fuzz.sh
+	FUZZ_PROFILE=dev FUZZ_SECONDS=3 scripts/fuzz.sh
 	scripts/deny.sh
 	scripts/test-as-root.sh
 
