@@ -2,7 +2,7 @@
 CARGO ?= cargo
 OUT   ?= target/run
 
-.PHONY: run test throughput bench bench-quick bench-attack bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz deps deps-test build lint doc clean
+.PHONY: run test throughput bench bench-quick bench-attack bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz fuzz-quick deps deps-test build lint doc clean
 
 run: build            ## play a sample capture through nf-core and show what became of it
 	scripts/run-sample.sh $(OUT)
@@ -11,7 +11,7 @@ test: deps-test lint doc ## every test there is
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	$(MAKE) loom
-	FUZZ_PROFILE=dev FUZZ_SECONDS=3 scripts/fuzz.sh
+	$(MAKE) fuzz-quick
 	scripts/deny.sh
 	scripts/test-as-root.sh
 
@@ -63,6 +63,9 @@ MINUTES ?= 1
 fuzz: deps-test       ## every fuzz target for MINUTES
 	FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) scripts/fuzz.sh
 
+fuzz-quick: deps-test ## those for some seconds that don't take minutes to build
+	FUZZ_PROFILE=dev FUZZ_SECONDS=4 scripts/fuzz.sh reassembly config control decap frame chain fragments message peer
+
 deps:                 ## install the Debian packages that building needs
 	scripts/deps.sh
 
@@ -72,6 +75,7 @@ deps-test:            ## and those that testing needs
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
+	$(CARGO) fmt --manifest-path nf-ctl/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path dpdk-rs/fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings

@@ -29,7 +29,7 @@ command -v g++ >/dev/null || {
 	exit 1
 }
 
-for crate in dpdk-rs nf-core nf-ctl/ikev2; do
+for crate in dpdk-rs nf-core nf-ctl nf-ctl/ikev2; do
 	(
 		cd "$crate/fuzz"
 		names=

@@ -1,11 +1,11 @@
 //! The VICI backend against real charons. It needs root: `make test` runs it where it is root, and says so where it isn't.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
+/// What the fuzz targets hold true.
+#[path = "../fuzz/src/lib.rs"]
+mod checks;
 mod common;
 mod lab;
-/// What the fuzz targets hold true.
-#[path = "../../nf-core/fuzz/src/peers.rs"]
-mod peers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -234,8 +234,8 @@ fn a_living_daemon_is_found_with_its_identities() {
 /// What `make fuzz` begins with holds in every test run.
 #[test]
 fn the_seeds_of_the_fuzz_targets_hold() {
-    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../nf-core/fuzz");
-    for (target, check) in [("vici", peers::vici as fn(&[u8])), ("xfrm", peers::xfrm)] {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    for (target, check) in [("vici", checks::vici as fn(&[u8])), ("xfrm", checks::xfrm)] {
         let mut inputs = 0;
         for of in ["seeds", "found"] {
             for file in std::fs::read_dir(fuzz.join(of).join(target)).unwrap() {

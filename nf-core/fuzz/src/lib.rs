@@ -1,4 +1,3 @@
 //! What has to hold for any octets. A target panics where it doesn't.
 
 pub mod checks;
-pub mod peers;

@@ -1,4 +1,4 @@
-//! What nf-ctl reads from others on its host.
+//! What nf-ctl reads from others on its host, and what has to hold for any octets. A target panics where it doesn't.
 
 use nf_ctl::vici::packet::Packet;
 use nf_ctl::xfrm;

@@ -1,4 +1,0 @@
-//! What strongSwan's daemon sends.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| nf_core_fuzz::peers::vici(octets));
