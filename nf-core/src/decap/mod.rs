@@ -320,7 +320,7 @@ fn payload_len(layout: Layout, headers: Headers) -> Result<u32, DropReason> {
 /// Why a packet is dropped whose SA may take none any more.
 #[cold]
 fn over(headers: Headers) -> DropReason {
-    headers.version().unwrap_or(IpVersion::V4).choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6)
+    headers.choose(DropReason::InvalidSaV4, DropReason::InvalidSaV6)
 }
 
 #[inline(never)]

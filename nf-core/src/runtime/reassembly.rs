@@ -52,15 +52,14 @@ impl Reassembler {
         counters: &CoreCounters,
     ) -> Option<Mbuf> {
         let (l3, l3_len) = (headers.l3(), headers.l3_len());
-        let v6 = headers.version() == Some(IpVersion::V6);
-        let damaged = if v6 { DropReason::FragmentV6 } else { DropReason::FragmentV4 };
+        let damaged = damaged(headers);
         if self.held >= self.limit {
             drop_as(fragment, damaged, counters);
             return None;
         }
-        let outcome = match v6 {
-            true => self.table.insert_v6(fragment, now, l3),
-            false => self.table.insert_v4(fragment, now, l3),
+        let outcome = match headers.version() {
+            Some(IpVersion::V6) => self.table.insert_v6(fragment, now, l3),
+            _ => self.table.insert_v4(fragment, now, l3),
         };
         if !matches!(outcome, Outcome::Rejected(..)) {
             self.held += 1;
@@ -84,11 +83,10 @@ impl Reassembler {
 
     /// Puts the datagram into one buffer and mends its header.
     fn whole(&mut self, chain: Mbuf, headers: Headers, counters: &CoreCounters) -> Option<Mbuf> {
-        let v6 = headers.version() == Some(IpVersion::V6);
         let mut packet = match chain.linearise_into(&self.big) {
             Ok(packet) => packet,
             Err(chain) => {
-                drop_as(chain, if v6 { DropReason::TooBigV6 } else { DropReason::TooBigV4 }, counters);
+                drop_as(chain, headers.choose(DropReason::TooBigV4, DropReason::TooBigV6), counters);
                 return None;
             }
         };
@@ -98,7 +96,10 @@ impl Reassembler {
             && let Some(datagram) = frame.get_mut(l3..)
         {
             let len = datagram.len();
-            if v6 { ipv6::set_total_length(datagram, len) } else { ipv4::set_total_length(datagram, len) }
+            match headers.version() {
+                Some(IpVersion::V6) => ipv6::set_total_length(datagram, len),
+                _ => ipv4::set_total_length(datagram, len),
+            }
         }
         Some(packet)
     }
@@ -126,6 +127,11 @@ impl Reassembler {
             self.held = self.held.saturating_sub(1);
         }
     }
+}
+
+/// Why a fragment is dropped that can't be part of a whole datagram.
+pub(super) fn damaged(headers: Headers) -> DropReason {
+    headers.choose(DropReason::FragmentV4, DropReason::FragmentV6)
 }
 
 fn drop_as(packet: Mbuf, reason: DropReason, counters: &CoreCounters) {

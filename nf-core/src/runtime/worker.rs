@@ -8,7 +8,7 @@ use dpdk_rs::{Burst, ChecksumStatus, CryptoStatus, Mbuf, Mempool, RxQueue, Tsc, 
 use super::clock::Clock;
 use super::cryptodev::{DeviceQueue, DeviceSa};
 use super::holding::Holding;
-use super::reassembly::Reassembler;
+use super::reassembly::{self, Reassembler};
 use super::spread::Spreader;
 use crate::batch::{Batch, Fate, Tickets};
 use crate::core::Core;
@@ -482,9 +482,7 @@ impl Worker {
     fn reassemble(&mut self, fragment: Mbuf, headers: Headers, now: Tsc) {
         let counters = self.core.counters();
         let Some(reassembler) = &mut self.reassembler else {
-            let v6 = headers.version() == Some(crate::wire::IpVersion::V6);
-            let reason = if v6 { DropReason::FragmentV6 } else { DropReason::FragmentV4 };
-            counters.drops(reason).add(1, fragment.pkt_len() as u64);
+            counters.drops(reassembly::damaged(headers)).add(1, fragment.pkt_len() as u64);
             return;
         };
         if let Some(whole) = reassembler.insert(fragment, headers, now, counters) {

@@ -107,6 +107,12 @@ impl Headers {
         self.l4.into()..self.end.into()
     }
 
+    /// Of two things that differ by IP version the one for this frame's; for a frame without IP that for IPv4.
+    #[inline]
+    pub(crate) fn choose<T>(self, v4: T, v6: T) -> T {
+        self.version.unwrap_or(IpVersion::V4).choose(v4, v6)
+    }
+
     /// Whether the frame is ESP, in UDP or without.
     #[inline]
     pub fn is_esp(self) -> bool {
