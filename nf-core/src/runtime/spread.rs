@@ -56,10 +56,6 @@ impl Spreader {
         }
         for (port, receivers) in receivers {
             for receiver in receivers {
-                if workers == 1 {
-                    // Nobody is there to hand anything on to.
-                    continue;
-                }
                 let mut outward = Outward { port: *port, rings: Vec::new(), turn: 0 };
                 for (other, spreader) in mesh.iter_mut().enumerate().filter(|(other, _)| other != receiver) {
                     let name = format!("spread{}-{receiver}-{other}", port.index());
@@ -67,7 +63,8 @@ impl Spreader {
                     outward.rings.push(producer);
                     spreader.from.push((*port, consumer));
                 }
-                if let Some(spreader) = mesh.get_mut(*receiver) {
+                // A lone worker has nobody to hand anything on to.
+                if let Some(spreader) = mesh.get_mut(*receiver).filter(|_| !outward.rings.is_empty()) {
                     spreader.to.push(outward);
                 }
             }
