@@ -110,7 +110,8 @@ impl<'p> Packet<'p> {
     /// The frame, to be changed in place.
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
-        match self.buffer.get_mut(self.start as usize..self.end as usize) {
+        let range = self.range();
+        match self.buffer.get_mut(range) {
             Some(frame) => frame,
             None => outside_mut(),
         }
@@ -300,7 +301,7 @@ impl<'p> Packet<'p> {
     /// Reads the headers of the frame that was received.
     #[inline(always)]
     pub(crate) fn parse(&mut self, checksum: HeaderChecksum) -> Result<(), DropReason> {
-        let frame = match self.buffer.get(self.start as usize..self.end as usize) {
+        let frame = match self.buffer.get(self.range()) {
             Some(frame) => frame,
             None => outside(),
         };
