@@ -12,6 +12,11 @@ pub struct Differences {
     pub agents: Vec<&'static str>,
 }
 
+/// Of fields, each with whether it is the same, those that aren't.
+pub fn changed(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
+    fields.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect()
+}
+
 impl Config {
     /// Compares two configurations.
     pub fn differences(&self, new: &Config) -> Differences {
@@ -39,10 +44,7 @@ impl Config {
             snapshot: _,
             state,
         } = self;
-        let names = |checks: &[(&'static str, bool)]| {
-            checks.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect::<Vec<_>>()
-        };
-        let mut fixed = names(&[
+        let mut fixed = changed(&[
             ("[eal] args", *args == new.eal.args),
             ("[eal] cores", *cores == new.eal.cores),
             ("[eal] mbufs", *mbufs == new.eal.mbufs),
@@ -70,7 +72,7 @@ impl Config {
             ("[state]", *state == new.state),
         ]);
         fixed.extend(ports_differ(ports, &new.ports));
-        let agents = names(&[
+        let agents = changed(&[
             ("[recovery]", *recovery == new.recovery),
             ("[agent]", *agent == new.agent),
             ("[[peer]]", *peers == new.peers),

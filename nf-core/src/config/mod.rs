@@ -32,7 +32,7 @@ use crate::state::StateConfig;
 use crate::types::Nanos;
 use crate::wire::ethernet::MacAddr;
 
-pub use diff::Differences;
+pub use diff::{Differences, changed};
 pub use excerpt::Excerpt;
 pub use peer::{Backend, EspOverUdp, IkeVersion, Lifetimes, Peer, PeerKind, StartAction};
 pub use raw::FilterSpec;

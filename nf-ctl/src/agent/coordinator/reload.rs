@@ -43,7 +43,7 @@ impl Coordinator {
     }
 
     /// Takes over the peers of a configuration, with the connections of those with whom IKE is spoken here, and its settings of
-    /// recovery. A peer that stays as it is keeps its SAs; with one that is changed in what is negotiated IKE begins anew,
+    /// recovery; `report` is what [`Coordinator::compare`] says of them. A peer that stays as it is keeps its SAs; with one that is changed in what is negotiated IKE begins anew,
     /// where it had begun; what there is with one that is gone is deleted. `link` is for peers of strongSwan's daemon, where
     /// there was none before.
     ///
@@ -55,9 +55,9 @@ impl Coordinator {
         config: &Config,
         peers: Vec<Peer>,
         connections: Vec<Connection>,
+        report: &Reloaded,
         link: Option<DaemonLink>,
-    ) -> Result<Reloaded, ConfigError> {
-        let report = self.compare(&peers, &connections)?;
+    ) -> Result<(), ConfigError> {
         let ids = |names: &[String]| names.iter().filter_map(|name| self.peers.find(name)).collect::<Vec<_>>();
         let (changed, removed) = (ids(&report.peers_changed), ids(&report.peers_removed));
         let begun: Vec<PeerId> = changed.iter().copied().filter(|peer| self.has_begun(*peer)).collect();
@@ -90,7 +90,7 @@ impl Coordinator {
         }
         self.engine.handle_timeout(now);
         self.settle(now);
-        Ok(report)
+        Ok(())
     }
 
     /// Whether there is an IKE SA of our own with a peer, or one is being made.

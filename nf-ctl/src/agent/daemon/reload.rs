@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use nf_core::config::{Agent as AgentTable, Config, Control};
+use nf_core::config::{Agent as AgentTable, Config, Control, changed};
 use nf_core::control::audit::Outcome;
 
 use super::{Agent, AgentError, bind, refuse_second_endpoint, system};
@@ -57,7 +57,7 @@ impl Agent {
         };
         self.listen(sockets)?;
         let now = Instant::now();
-        self.coordinator.reload(now, &config, peers, connections, link).map_err(AgentError::Connections)?;
+        self.coordinator.reload(now, &config, peers, connections, &report, link).map_err(AgentError::Connections)?;
         self.config = config;
         Ok(report)
     }
@@ -82,9 +82,6 @@ fn differences(old: &Config, new: &Config) -> (Vec<&'static str>, Vec<String>) {
         ("[agent] delete_on_exit", *delete_on_exit == new.agent.delete_on_exit),
         ("[recovery]", old.recovery == new.recovery),
     ];
-    let changed = |fields: &[(&'static str, bool)]| {
-        fields.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect::<Vec<_>>()
-    };
     (changed(&fixed), changed(&settings).into_iter().map(str::to_owned).collect())
 }
 
