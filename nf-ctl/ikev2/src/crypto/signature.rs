@@ -171,6 +171,18 @@ enum Kind {
     Rsa(Box<rsa::PrivateKey>),
 }
 
+impl From<p256::SecretKey> for PrivateKey {
+    fn from(key: p256::SecretKey) -> Self {
+        PrivateKey(Kind::P256(Box::new(key.into())))
+    }
+}
+
+impl From<p384::SecretKey> for PrivateKey {
+    fn from(key: p384::SecretKey) -> Self {
+        PrivateKey(Kind::P384(Box::new(key.into())))
+    }
+}
+
 /// A text isn't a private key that can be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum KeyError {
@@ -205,19 +217,18 @@ impl PrivateKey {
         let rsa = match label {
             "PRIVATE KEY" => {
                 if let Ok(key) = p256::SecretKey::from_pkcs8_der(der) {
-                    return Ok(PrivateKey(Kind::P256(Box::new(key.into()))));
+                    return Ok(key.into());
                 }
                 if let Ok(key) = p384::SecretKey::from_pkcs8_der(der) {
-                    return Ok(PrivateKey(Kind::P384(Box::new(key.into()))));
+                    return Ok(key.into());
                 }
                 rsa::PrivateKey::from_pkcs8_der(der).ok()
             }
             "EC PRIVATE KEY" => {
-                if let Ok(key) = p256::SecretKey::from_sec1_der(der) {
-                    return Ok(PrivateKey(Kind::P256(Box::new(key.into()))));
-                }
-                let key = p384::SecretKey::from_sec1_der(der).map_err(|_| KeyError::Unknown)?;
-                return Ok(PrivateKey(Kind::P384(Box::new(key.into()))));
+                return p256::SecretKey::from_sec1_der(der)
+                    .map(PrivateKey::from)
+                    .or_else(|_| p384::SecretKey::from_sec1_der(der).map(PrivateKey::from))
+                    .map_err(|_| KeyError::Unknown);
             }
             "RSA PRIVATE KEY" => rsa::PrivateKey::from_pkcs1_der(der).ok(),
             _ => None,
@@ -347,8 +358,8 @@ mod tests {
 
     fn keys(rng: &mut ChaCha20Rng) -> Vec<PrivateKey> {
         vec![
-            PrivateKey(Kind::P256(Box::new(p256::SecretKey::generate_from_rng(rng).into()))),
-            PrivateKey(Kind::P384(Box::new(p384::SecretKey::generate_from_rng(rng).into()))),
+            p256::SecretKey::generate_from_rng(rng).into(),
+            p384::SecretKey::generate_from_rng(rng).into(),
             PrivateKey::from_pem(include_str!("../../tests/certificates/rsa-a.key")).unwrap(),
         ]
     }
