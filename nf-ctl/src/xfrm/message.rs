@@ -191,15 +191,11 @@ fn sa(info: &UserSaInfo, attributes: Vec<XfrmAttrs>) -> Option<Event> {
         return Some(Event::Larval { id, src: Some(src).filter(|src| !src.is_unspecified()) });
     }
     let spec = spec(info, id, src, &attributes);
-    let (mut peer_port, mut bound) = (None, false);
-    for attribute in &attributes {
-        match attribute {
-            XfrmAttrs::EncapsulationTemplate(template) => peer_port = Some(template.encap_dport),
-            XfrmAttrs::IfId(interface) => bound |= *interface != 0,
-            XfrmAttrs::Mark(mark) => bound |= mark.mask != 0,
-            _ => {}
-        }
-    }
+    let peer_port = attributes.iter().find_map(|attribute| match attribute {
+        XfrmAttrs::EncapsulationTemplate(template) => Some(template.encap_dport),
+        _ => None,
+    });
+    let bound = is_bound(&attributes);
     erase(attributes);
     Some(Event::Mature(Box::new(Sa {
         id,
@@ -211,6 +207,15 @@ fn sa(info: &UserSaInfo, attributes: Vec<XfrmAttrs>) -> Option<Event> {
         bound,
         spec,
     })))
+}
+
+/// Whether the kernel asks an SA or a policy with these only of some packets: those of a mark, or of an xfrm interface.
+pub(super) fn is_bound(attributes: &[XfrmAttrs]) -> bool {
+    attributes.iter().any(|attribute| match attribute {
+        XfrmAttrs::IfId(interface) => *interface != 0,
+        XfrmAttrs::Mark(mark) => mark.mask != 0,
+        _ => false,
+    })
 }
 
 /// What an SA is found by, and its source. None if it isn't ESP, or of no known address family.

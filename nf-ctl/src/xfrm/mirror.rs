@@ -126,7 +126,7 @@ impl Mirror {
             }
             Event::Policy(policy) => {
                 self.policies.insert(*policy);
-                self.unsettled |= self.known.values().any(|known| matches!(known, Known::Waiting(_)));
+                self.unsettled |= self.any_waits();
                 Vec::new()
             }
             // What was installed by them is looked at in the next comparison: a daemon deletes its SAs as well.
@@ -147,6 +147,10 @@ impl Mirror {
     /// it, and what nf-core is told once about an SA holds: so SAs are settled a moment later.
     pub fn is_unsettled(&self) -> bool {
         self.unsettled
+    }
+
+    fn any_waits(&self) -> bool {
+        self.known.values().any(|known| matches!(known, Known::Waiting(_)))
     }
 
     /// Installs SAs that wait for policies: outbound ones that have any, and inbound ones whether or not they have.
@@ -195,7 +199,7 @@ impl Mirror {
     fn place(&mut self, mut sa: Sa, settled: bool) -> Option<Action> {
         let (direction, id) = (self.direction(&sa)?, sa.id);
         let policies = self.policies_of(&sa, direction);
-        let spec = match std::mem::replace(&mut sa.spec, Err(String::new())) {
+        let mut spec = match std::mem::replace(&mut sa.spec, Err(String::new())) {
             Ok(spec) => spec,
             Err(why) => return Some(self.leave(id, why)),
         };
@@ -209,7 +213,6 @@ impl Mirror {
             return reserve.then_some(Action::Reserve { id, src });
         }
         let by_policy = policies.as_ref().map(|covered| covered.selectors.clone());
-        let mut spec = spec;
         if open && let Some(covered) = policies {
             // An inbound SA lets more in than its policies then, and not everything.
             if let (Err(why), Direction::Out) = (covered.exact, direction) {
@@ -339,7 +342,7 @@ impl Mirror {
         }
         let gone: Vec<SaId> = self.known.keys().filter(|id| !present.contains(id)).copied().collect();
         actions.extend(gone.into_iter().filter_map(|id| self.gone(id)));
-        self.unsettled |= self.known.values().any(|known| matches!(known, Known::Waiting(_)));
+        self.unsettled |= self.any_waits();
         actions
     }
 

@@ -14,7 +14,7 @@ use netlink_packet_xfrm::constants::{
 use netlink_packet_xfrm::{Selector, UserPolicyInfo, UserTemplate, XFRM_SELECTOR_LEN, XfrmAttrs};
 use nf_core::sa::spec::{Direction, SelectorSpec};
 
-use super::message::{ESP, address, ends};
+use super::message::{ESP, address, ends, is_bound};
 
 /// What the kernel finds a policy by: which way its packets go, and its selector.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -85,11 +85,12 @@ impl Policy {
     /// some packets.
     pub(super) fn new(info: &UserPolicyInfo, attributes: &[XfrmAttrs]) -> Option<Policy> {
         let id = PolicyId::new(info.direction, &info.selector)?;
+        if is_bound(attributes) {
+            return None;
+        }
         let mut template = None;
         for attribute in attributes {
             match attribute {
-                XfrmAttrs::IfId(interface) if *interface != 0 => return None,
-                XfrmAttrs::Mark(mark) if mark.mask != 0 => return None,
                 XfrmAttrs::PolicyType(kind) if kind.ptype != XFRM_POLICY_TYPE_MAIN => return None,
                 XfrmAttrs::Template(templates) if info.action == XFRM_POLICY_ALLOW => {
                     template = match templates.as_slice() {
