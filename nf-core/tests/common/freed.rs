@@ -2,8 +2,14 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+/// The beginnings of what is looked for, and how many there are.
+static MARKERS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// A bit for the first two octets of each.
+static FILTER: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 static FOUND: AtomicU64 = AtomicU64::new(0);
 static SHOW: AtomicBool = AtomicBool::new(true);
 
@@ -11,12 +17,31 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The system's allocator, with what is looked for: where in a block it begins.
-pub struct Looking(pub fn(&[u8]) -> Option<usize>);
+/// What a secret is known by: its first eight octets.
+pub fn beginning(secret: &[u8]) -> u64 {
+    u64::from_ne_bytes(secret[..8].try_into().unwrap())
+}
+
+fn filter(word: u64) -> (&'static AtomicU64, u64) {
+    let bits = usize::from(word as u16);
+    (&FILTER[bits / 64], 1 << (bits % 64))
+}
+
+/// The system's allocator, which looks for the secrets of [`freed_with`].
+pub struct Looking;
 
 impl Looking {
-    fn look(&self, block: &[u8]) {
-        let Some(at) = self.0(block) else {
+    fn look(block: &[u8]) {
+        let count = COUNT.load(Relaxed);
+        if count == 0 {
+            return;
+        }
+        let is_marker = |window: &[u8]| {
+            let word = window.try_into().map_or(0, u64::from_ne_bytes);
+            let (bits, bit) = filter(word);
+            bits.load(Relaxed) & bit != 0 && MARKERS.iter().take(count).any(|marker| marker.load(Relaxed) == word)
+        };
+        let Some(at) = block.windows(8).position(is_marker) else {
             return;
         };
         FOUND.fetch_add(1, Relaxed);
@@ -41,7 +66,7 @@ unsafe impl GlobalAlloc for Looking {
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: the block is the caller's, whole and initialised, until it is freed below.
-        self.look(unsafe { std::slice::from_raw_parts(memory, layout.size()) });
+        Looking::look(unsafe { std::slice::from_raw_parts(memory, layout.size()) });
         // SAFETY: the caller keeps to the contract of `dealloc`.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -54,18 +79,27 @@ fn wipe_stack() {
     std::hint::black_box([0u8; 512 << 10]);
 }
 
-/// Blocks with a secret in them that are freed while `work` runs.
-pub fn freed_with_a_secret(work: impl FnOnce()) -> u64 {
+/// Blocks with one of these beginnings of secrets in them that are freed while `work` runs.
+pub fn freed_with(secrets: &BTreeSet<u64>, work: impl FnOnce()) -> u64 {
+    assert!((1..=MARKERS.len()).contains(&secrets.len()), "{} secrets", secrets.len());
+    for (marker, secret) in MARKERS.iter().zip(secrets) {
+        marker.store(*secret, Relaxed);
+        let (bits, bit) = filter(*secret);
+        bits.fetch_or(bit, Relaxed);
+    }
     wipe_stack();
     let before = FOUND.load(Relaxed);
+    COUNT.store(secrets.len(), Relaxed);
     work();
+    COUNT.store(0, Relaxed);
+    FILTER.iter().for_each(|bits| bits.store(0, Relaxed));
     FOUND.load(Relaxed) - before
 }
 
 /// The same where a secret is expected: it isn't shown whose it was.
-pub fn freed_on_purpose(work: impl FnOnce()) -> u64 {
+pub fn freed_on_purpose(secrets: &BTreeSet<u64>, work: impl FnOnce()) -> u64 {
     SHOW.store(false, Relaxed);
-    let found = freed_with_a_secret(work);
+    let found = freed_with(secrets, work);
     SHOW.store(true, Relaxed);
     found
 }

@@ -12,10 +12,9 @@ mod tap;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use freed::{Looking, freed_on_purpose, freed_with_a_secret};
+use freed::{Looking, beginning, freed_on_purpose, freed_with};
 use ikev2::config::Auth;
 use ikev2::crypto::certificate::{Authorities, LocalCertificate};
 use ikev2::crypto::cipher::{AesKey, IkeCipher};
@@ -30,51 +29,8 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use support::{A, B, Net};
 
-/// The first octets of what is looked for.
-static MARKERS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// A bit for the first two octets of each.
-static FILTER: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
-
-fn filter(word: u64) -> (&'static AtomicU64, u64) {
-    let bits = usize::from(word as u16);
-    (&FILTER[bits / 64], 1 << (bits % 64))
-}
-
 #[global_allocator]
-static ALLOCATOR: Looking = Looking(|block| {
-    let count = COUNT.load(Relaxed);
-    let is_marker = |window: &[u8]| {
-        let word = window.try_into().map_or(0, u64::from_ne_bytes);
-        let (bits, bit) = filter(word);
-        bits.load(Relaxed) & bit != 0 && MARKERS.iter().take(count).any(|marker| marker.load(Relaxed) == word)
-    };
-    if count == 0 { None } else { block.windows(8).position(is_marker) }
-});
-
-/// Has the allocator look for these beginnings of secrets while `work` runs.
-fn look_for<T>(secrets: &BTreeSet<u64>, work: impl FnOnce() -> T) -> T {
-    assert!((1..=MARKERS.len()).contains(&secrets.len()), "{} secrets", secrets.len());
-    for (marker, secret) in MARKERS.iter().zip(secrets) {
-        marker.store(*secret, Relaxed);
-        let (bits, bit) = filter(*secret);
-        bits.fetch_or(bit, Relaxed);
-    }
-    COUNT.store(secrets.len(), Relaxed);
-    let found = work();
-    COUNT.store(0, Relaxed);
-    FILTER.iter().for_each(|bits| bits.store(0, Relaxed));
-    found
-}
-
-/// Blocks with one of these beginnings in them that are freed while `work` runs.
-fn freed_with(secrets: &BTreeSet<u64>, work: impl FnOnce()) -> u64 {
-    look_for(secrets, || freed_with_a_secret(work))
-}
-
-fn beginning(secret: &[u8]) -> u64 {
-    u64::from_ne_bytes(secret[..8].try_into().unwrap())
-}
+static ALLOCATOR: Looking = Looking;
 
 /// In static memory, so that no copy of the test's own is freed.
 const PSK: &[u8] = b"a secret of both that nobody else knows";
@@ -190,7 +146,7 @@ const SEED: u64 = 7;
 #[test]
 fn no_secret_of_ike_is_left_in_freed_memory() {
     let psk = BTreeSet::from([beginning(PSK)]);
-    assert_eq!(look_for(&psk, || freed_on_purpose(|| drop(PSK.to_vec()))), 1, "the allocator sees secrets");
+    assert_eq!(freed_on_purpose(&psk, || drop(PSK.to_vec())), 1, "the allocator sees secrets");
 
     // What two sides agree on in each group.
     for group in DhGroup::ALL {

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use rsa::traits::PrivateKeyParts;
 
-use crate::beginning;
+use crate::freed::beginning;
 use crate::support::{A, Net};
 
 /// What the proposal of the test stands for.
