@@ -100,16 +100,22 @@ fn nothing_lost(ping: Ping, inside: &Capture, head: &HeadEnd) {
     assert!(lost.iter().all(|number| **number < 3), "lost {lost:?} of {sent}\n{}", head.log());
 }
 
+/// We begin a tunnel, and pings of the peer's go through it, at that interval.
+fn begin_traffic(lab: &Lab, head: &HeadEnd, interval: Duration) -> (Capture, Ping) {
+    head.ok(&["ike", "initiate", "branch"]);
+    let inside = lab.watch_inside();
+    let ping = lab.ping(interval);
+    wait_traffic(&inside, "traffic");
+    (inside, ping)
+}
+
 #[test]
 #[ignore = "needs root"]
 fn rekeys_from_either_side_lose_no_packet() {
     let lab = Lab::new();
     let charon = charon(&lab, |_| ());
     let head = HeadEnd::start(&lab, "kind = \"svti\"");
-    head.ok(&["ike", "initiate", "branch"]);
-    let inside = lab.watch_inside();
-    let ping = lab.ping(Duration::from_millis(5));
-    wait_traffic(&inside, "traffic");
+    let (inside, ping) = begin_traffic(&lab, &head, Duration::from_millis(5));
     for _ in 0..3 {
         charon.ok(&["--rekey", "--child", "net"]);
         charon.wait_children(1);
@@ -205,10 +211,7 @@ fn traffic_comes_back(change: impl FnOnce(&mut Connection), kills: &[&str]) {
     let lab = Lab::new();
     let charon = charon(&lab, change);
     let mut head = HeadEnd::start(&lab, "kind = \"svti\"");
-    head.ok(&["ike", "initiate", "branch"]);
-    let inside = lab.watch_inside();
-    let _ping = lab.ping(Duration::from_millis(20));
-    wait_traffic(&inside, "traffic");
+    let (inside, _ping) = begin_traffic(&lab, &head, Duration::from_millis(20));
     for kill in kills {
         match *kill {
             "nf-core" => head.restart_core(&lab),
@@ -266,10 +269,7 @@ fn a_kill_of_nf_core_costs_the_packets_of_a_moment() {
     let charon = charon(&lab, |_| ());
     let state = format!("{}\n[state]\nfile = \"{here}/run/state\"\nkey = \"{here}/key\"", headend::RECOVERY);
     let mut head = HeadEnd::start_with(&lab, "kind = \"svti\"", &state);
-    head.ok(&["ike", "initiate", "branch"]);
-    let inside = lab.watch_inside();
-    let ping = lab.ping(Duration::from_millis(2));
-    wait_traffic(&inside, "traffic");
+    let (inside, ping) = begin_traffic(&lab, &head, Duration::from_millis(2));
     let before = head.ikes();
     for _ in 0..3 {
         head.restart_core(&lab);
@@ -465,10 +465,7 @@ fn a_reload_takes_over_peers_credentials_and_recovery() {
     let lab = Lab::new();
     let charon = charon(&lab, |_| ());
     let head = HeadEnd::start(&lab, "kind = \"svti\"");
-    head.ok(&["ike", "initiate", "branch"]);
-    let inside = lab.watch_inside();
-    let _ping = lab.ping(Duration::from_millis(20));
-    wait_traffic(&inside, "traffic");
+    let (inside, _ping) = begin_traffic(&lab, &head, Duration::from_millis(20));
     let spis = || head.ikes().iter().map(|ike| ike["initiator_spi"].to_string()).collect::<Vec<_>>();
     let first = spis();
     assert_eq!(head.ok(&["reload"]), "nothing has changed\n");

@@ -35,7 +35,11 @@ fn from(src: &str, spi: u32) -> Unknown {
 
 /// A peer of that kind.
 fn rule(kind: PeerKind) -> PeerRule {
-    let address = if kind.may_initiate() { PEER } else { "198.51.100.0/24" };
+    rule_of(kind, if kind.may_initiate() { PEER } else { "198.51.100.0/24" })
+}
+
+/// A peer of that kind with that address.
+fn rule_of(kind: PeerKind, address: &str) -> PeerRule {
     let address = Some(address.parse().unwrap());
     PeerRule { place: 0, kind, address, local_address: None, keep_up: false, by_daemon: false }
 }
@@ -470,14 +474,7 @@ fn of_two_peers_that_fit_the_first_in_nf_toml_is_meant() {
 
 #[test]
 fn a_daemon_is_asked_for_what_it_can_do() {
-    let rule = |kind, address: &str| PeerRule {
-        place: 0,
-        kind,
-        address: Some(address.parse().unwrap()),
-        local_address: None,
-        keep_up: false,
-        by_daemon: true,
-    };
+    let rule = |kind, address| PeerRule { by_daemon: true, ..rule_of(kind, address) };
     let mut bench = Bench::with(vec![rule(PeerKind::Svti, PEER)], true);
     bench.established(1, 0x1000);
     let site = bench.site();
@@ -553,19 +550,11 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn peers() -> Vec<PeerRule> {
-    let rule = |kind, address: &str| PeerRule {
-        place: 0,
-        kind,
-        address: Some(address.parse().unwrap()),
-        local_address: None,
-        keep_up: false,
-        by_daemon: false,
-    };
     vec![
-        rule(PeerKind::Svti, "198.51.100.1"),
-        rule(PeerKind::DynamicMap, "198.51.100.128/25"),
-        rule(PeerKind::EzvpnClient, "203.0.113.0/24"),
-        rule(PeerKind::StaticMap, "198.51.100.2"),
+        rule_of(PeerKind::Svti, "198.51.100.1"),
+        rule_of(PeerKind::DynamicMap, "198.51.100.128/25"),
+        rule_of(PeerKind::EzvpnClient, "203.0.113.0/24"),
+        rule_of(PeerKind::StaticMap, "198.51.100.2"),
     ]
 }
 
