@@ -9,8 +9,8 @@ fn main() {
     println!("cargo::rustc-link-lib=IPSec_MB");
     let bindings = bindgen::Builder::default()
         .header_contents("ipsec_mb.h", "#include <intel-ipsec-mb.h>")
-        .allowlist_function("alloc_mb_mgr|init_mb_mgr_auto")
-        .allowlist_type("gcm_key_data|gcm_context_data")
+        .allowlist_function("(alloc|free)_mb_mgr|init_mb_mgr_(auto|sse)")
+        .allowlist_type("gcm_key_data|gcm_context_data|IMB_(CIPHER_MODE|CIPHER_DIRECTION|HASH_ALG|KEY_SIZE_BYTES)")
         .derive_default(false)
         .derive_debug(false)
         .layout_tests(false)
