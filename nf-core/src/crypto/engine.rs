@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 
+use super::chained::Chained;
 use super::portable::Portable;
 use super::transform::Transform;
 
@@ -83,6 +84,12 @@ pub trait Opener: Send + Sync {
     fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
         None
     }
+
+    /// The keys, where packets are opened faster together with those of other SAs, by
+    /// [`MultiBuffer::open`](super::MultiBuffer::open), than in [`Opener::open_burst`], which does it too.
+    fn chained(&self) -> Option<&Chained> {
+        None
+    }
 }
 
 /// Seals the packets of one SA. Cores may share it.
@@ -90,6 +97,11 @@ pub trait Sealer: Send + Sync {
     /// Encrypts each packet in place and puts its IV and ICV in; each job says whether it was
     /// [sealed](SealJob::sealed).
     fn seal_burst(&self, jobs: &mut [SealJob<'_>]);
+
+    /// The keys, where packets are sealed faster together with those of other SAs, as [`Opener::chained`].
+    fn chained(&self) -> Option<&Chained> {
+        None
+    }
 }
 
 /// An implementation of ESP's algorithms.

@@ -1,8 +1,9 @@
-//! The engine on libipsec-mb: AES-GCM by the widest instructions that the CPU has, everything else by the portable
-//! engine.
+//! The engine on libipsec-mb: AES-GCM by the widest instructions that the CPU has, AES-CBC and HMAC of several packets at
+//! once, everything else by the portable engine.
 
 use ipsec_mb::Gcm;
 
+use super::chained::Chained;
 use super::engine::{Engine, EngineError, Opener, Sealer};
 use super::layout::{Fields, Layout};
 use super::packet_cipher::{AeadFrame, ESN_AAD_LEN, PacketCipher, TwoWay, boxed};
@@ -23,7 +24,8 @@ impl IpsecMb {
     fn native(transform: &Transform) -> Option<Box<dyn TwoWay>> {
         match transform.cipher() {
             Cipher::AesGcm { .. } => boxed::<GcmEsp>(transform),
-            Cipher::AesCbc | Cipher::ChaCha20Poly1305 | Cipher::Null => None,
+            Cipher::AesCbc | Cipher::Null => Some(Box::new(Chained::new(transform)?)),
+            Cipher::ChaCha20Poly1305 => None,
         }
     }
 }

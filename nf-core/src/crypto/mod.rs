@@ -6,7 +6,8 @@
 //! 2. An [`Engine`] prepares from it, once per SA, an [`Opener`] or a [`Sealer`]: key schedules, GHASH keys and HMAC
 //!    states are computed here and not per packet.
 //! 3. The data path hands the opener a burst of [`OpenJob`]s. The choice of the algorithm costs one virtual call for the
-//!    burst; the loop over its packets is compiled for the very algorithm, and nothing in it allocates.
+//!    burst; the loop over its packets is compiled for the very algorithm, and nothing in it allocates. Packets of SAs that
+//!    are [`Chained`] go to the core's [`MultiBuffer`] instead, all of a burst in one call.
 //!
 //! Where the fields are is the transform's [`Layout`]; after a packet is opened its [`Layout::payload_range`] holds the
 //! plaintext: data, padding, Pad Length and Next Header. The padding and the sequence number are not looked at here.
@@ -37,6 +38,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg_attr(not(feature = "ipsec-mb"), path = "not_chained.rs")]
+mod chained;
 mod engine;
 #[cfg(feature = "ipsec-mb")]
 mod ipsec_mb;
@@ -50,6 +53,7 @@ mod ring;
 mod tests;
 mod transform;
 
+pub use chained::{Chained, MultiBuffer};
 pub use engine::{Engine, EngineChoice, EngineError, OpenJob, Opener, SealJob, Sealer, select};
 #[cfg(feature = "ipsec-mb")]
 pub use ipsec_mb::IpsecMb;

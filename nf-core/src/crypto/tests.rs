@@ -1,5 +1,7 @@
 //! What every transform must do, whatever its algorithms: a sealed packet opens, and nothing else does.
 
+use std::cell::RefCell;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -52,10 +54,28 @@ fn seal(transform: &Transform, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> bool {
     seal_by(&Portable, transform, esp, seq_hi, iv)
 }
 
+thread_local! {
+    /// As a core has them.
+    static MULTI_BUFFER: RefCell<MultiBuffer> = RefCell::default();
+}
+
+/// Enough for lanes of any width to pay.
+const TOGETHER: usize = 3;
+
+/// Seals in each way that there is, and with the same outcome.
 fn seal_by(engine: &dyn Engine, transform: &Transform, esp: &mut [u8], seq_hi: u32, iv: &[u8]) -> bool {
+    let sealer = engine.prepare_seal(transform).unwrap();
+    let mut copies = vec![esp.to_vec(); TOGETHER];
     let mut jobs = [SealJob::new(esp, seq_hi, iv)];
-    engine.prepare_seal(transform).unwrap().seal_burst(&mut jobs);
-    jobs[0].sealed()
+    sealer.seal_burst(&mut jobs);
+    let sealed = jobs[0].sealed();
+    if let Some(keys) = sealer.chained() {
+        let mut jobs: Vec<_> = copies.iter_mut().map(|esp| (keys, SealJob::new(esp, seq_hi, iv))).collect();
+        MULTI_BUFFER.with_borrow_mut(|lanes| lanes.seal(&mut jobs));
+        assert!(jobs.iter().all(|(_, job)| job.sealed() == sealed), "{transform:?}");
+        assert!(!sealed || copies.iter().all(|copy| copy == esp), "{transform:?}");
+    }
+    sealed
 }
 
 /// Every engine of this build that this CPU can run. The portable one is the first, and the reference.
@@ -94,10 +114,19 @@ fn every_engine_is_tested_where_it_can_run() {
     assert_eq!(names, all.into_iter().filter_map(|(name, able)| able.then_some(name)).collect::<Vec<_>>());
 }
 
+/// Opens in each way that there is, and with the same outcome.
 fn open(opener: &dyn Opener, esp: &mut [u8], seq_hi: u32) -> bool {
+    let mut copies = vec![esp.to_vec(); TOGETHER];
     let mut jobs = [OpenJob::new(esp, seq_hi)];
     opener.open_burst(&mut jobs);
-    jobs[0].opened()
+    let opened = jobs[0].opened();
+    if let Some(keys) = opener.chained() {
+        let mut jobs: Vec<_> = copies.iter_mut().map(|esp| (keys, OpenJob::new(esp, seq_hi))).collect();
+        MULTI_BUFFER.with_borrow_mut(|lanes| lanes.open(&mut jobs));
+        assert!(jobs.iter().all(|(_, job)| job.opened() == opened));
+        assert!(copies.iter().all(|copy| copy == esp));
+    }
+    opened
 }
 
 /// A sealed packet of a few blocks.
@@ -204,6 +233,57 @@ fn the_packets_of_a_burst_are_judged_one_by_one() {
     }
 }
 
+/// SAs of every algorithm that chains blocks, their packets in turn, more of them than a burst has.
+#[test]
+fn packets_of_many_sas_together_are_judged_one_by_one() {
+    for engine in engines() {
+        let transforms: Vec<Transform> =
+            with_and_without_esn().filter(|transform| !transform.cipher().is_aead()).collect();
+        let sealers: Vec<_> = transforms.iter().map(|transform| engine.prepare_seal(transform).unwrap()).collect();
+        let openers: Vec<_> = transforms.iter().map(|transform| engine.prepare(transform).unwrap()).collect();
+        let of = |index: usize| index * 5 % transforms.len();
+        let ivs: Vec<Vec<u8>> = (0..150).map(|i| vec![i as u8; transforms[of(i)].layout().iv_len.into()]).collect();
+        let clear: Vec<Vec<u8>> =
+            (0..150).map(|i| clear_packet(transforms[of(i)].layout(), 7, &vec![0xA5; i * 7])).collect();
+        let mut sealed = clear.clone();
+        let mut jobs: Vec<_> = sealed
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(i, esp)| Some((sealers[of(i)].chained()?, SealJob::new(esp, 1, &ivs[i]))))
+            .collect();
+        if jobs.is_empty() {
+            assert!(matches!(engine.name(), "aes-gcm"), "{}", engine.name());
+            continue;
+        }
+        MULTI_BUFFER.with_borrow_mut(|lanes| lanes.seal(&mut jobs));
+        assert_eq!(jobs.iter().filter(|(_, job)| job.sealed()).count(), 150);
+        for (i, esp) in sealed.iter_mut().enumerate() {
+            let mut alone = clear[i].clone();
+            assert!(seal(&transforms[of(i)], &mut alone, 1, &ivs[i]));
+            assert_eq!(*esp, alone, "{i}");
+            match i % 7 {
+                2 => *esp.last_mut().unwrap() ^= 1,
+                4 => esp.truncate(i),
+                _ => {}
+            }
+        }
+        let mut jobs: Vec<_> = sealed
+            .iter_mut()
+            .enumerate()
+            .map(|(i, esp)| (openers[of(i)].chained().unwrap(), OpenJob::new(esp, 1)))
+            .collect();
+        // What an earlier burst left behind must not pass for this one's outcome.
+        jobs.iter_mut().for_each(|(_, job)| job.finish(true));
+        MULTI_BUFFER.with_borrow_mut(|lanes| lanes.open(&mut jobs));
+        let opened: Vec<bool> = jobs.iter().map(|(_, job)| job.opened()).collect();
+        for (i, opened) in opened.into_iter().enumerate() {
+            assert_eq!(opened, !matches!(i % 7, 2 | 4), "{i}: {:?}", transforms[of(i)]);
+            let payload = transforms[of(i)].layout().payload_range(clear[i].len()).unwrap();
+            assert!(!opened || sealed[i][payload.clone()] == clear[i][payload], "{i}");
+        }
+    }
+}
+
 #[test]
 fn a_packet_that_does_not_fit_the_layout_is_not_sealed() {
     for transform in transforms(false) {
@@ -242,6 +322,7 @@ fn engines_agree_on_every_length() {
         Transform::new(Cipher::AesGcm { icv: GcmIcv::Octets16 }, &key[..20], None, false).unwrap(),
         Transform::new(Cipher::AesGcm { icv: GcmIcv::Octets16 }, &key, None, true).unwrap(),
         Transform::new(Cipher::AesCbc, &key[..16], mac, false).unwrap(),
+        Transform::new(Cipher::AesCbc, &key[..32], Some((Integrity::HmacSha1_96, &key[..20])), true).unwrap(),
     ];
     for transform in &transforms {
         let iv = vec![0x5A; usize::from(transform.layout().iv_len)];

@@ -26,7 +26,7 @@ use self::runs::{Admitted, AdmittedByLane, Run, Runs};
 use crate::batch::Batch;
 use crate::core::CoreCx;
 use crate::counters::Consumed;
-use crate::crypto::{Layout, OpenJob};
+use crate::crypto::{Chained, Layout, MultiBuffer, OpenJob};
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
 use crate::lanes::{BURST, Lane, Lanes};
@@ -65,12 +65,16 @@ impl PluginKind for DecapPlugin {
                 problem: "decap has no settings; SAs come from [[sa]] and `nf-ctl sa add`".to_owned(),
             });
         }
-        Ok(Instance { cores: (0..cores).map(|_| Box::new(Decap) as Box<dyn Plugin>).collect(), control: Box::new(()) })
+        let part = || Box::new(Decap::default()) as Box<dyn Plugin>;
+        Ok(Instance { cores: (0..cores).map(|_| part()).collect(), control: Box::new(()) })
     }
 }
 
-/// A core's part. It has no state of its own: SAs are the core's.
-struct Decap;
+/// A core's part. SAs are the core's.
+#[derive(Default)]
+struct Decap {
+    multi_buffer: MultiBuffer,
+}
 
 /// Why a packet goes no further now.
 enum Stop {
@@ -103,7 +107,7 @@ impl Plugin for Decap {
         }
         core.watch.lap(Stage::Admit, found);
         let to_open = runs.lanes().len();
-        open(core, batch, &mut runs, &admitted);
+        open(core, &mut self.multi_buffer, batch, &mut runs, &admitted);
         core.watch.lap(Stage::Open, to_open);
         finish(core, batch, runs, &admitted);
     }
@@ -383,23 +387,31 @@ pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[O
     finish(core, batch, runs, &admitted);
 }
 
-/// Stage 3: verify and decrypt, a call to the engine for each SA's packets. Packets that aren't authentic are dropped, and
-/// their numbers are lost on nobody: the window hasn't seen them.
-fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
+/// Stage 3: verify and decrypt, a call to the engine for each SA's packets, and one for those of all SAs that are chained.
+/// Packets that aren't authentic are dropped, and their numbers are lost on nobody: the window hasn't seen them.
+fn open(
+    core: &CoreCx<'_>,
+    multi_buffer: &mut MultiBuffer,
+    batch: &mut Batch<'_>,
+    runs: &mut Runs<'_>,
+    admitted: &AdmittedByLane,
+) {
     // While one SA's packets are decrypted, the keys of the next two come in: a short packet alone takes less time than
     // memory does.
     (0..KEYS_AHEAD).for_each(|index| runs.prefetch_key(index, admitted));
+    let mut together = Lanes::NONE;
     for index in 0..runs.len() {
         runs.prefetch_key(index + KEYS_AHEAD, admitted);
         let Some(run) = runs.get_mut(index) else {
             continue;
         };
+        if run.sa.opener.chained().is_some() {
+            together |= run.lanes;
+            continue;
+        }
         let mut work = ArrayVec::<OpenJob<'_>, BURST>::new();
         for (lane, packet) in batch.select_mut(run.lanes) {
-            let esp = packet.headers().esp_range();
-            // An empty packet isn't opened, and whatever has been admitted isn't empty.
-            let esp = packet.data_mut().get_mut(esp).unwrap_or_default();
-            work.push(OpenJob::new(esp, admitted.of(lane).seq.high()));
+            work.push(open_job(packet, admitted.of(lane)));
         }
         run.sa.opener.open_burst(&mut work);
         if work.iter().all(OpenJob::opened) {
@@ -407,11 +419,55 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted:
         }
         let forged: Lanes = run.lanes.zip(&work).filter(|(_, work)| !work.opened()).map(|(lane, _)| lane).collect();
         drop(work);
-        run.lanes -= forged;
-        for lane in forged {
-            run.sa.counters(core.id).auth_failed.add(1);
-            batch.drop(lane, DropReason::AuthFailed);
+        refuse(core, batch, run, forged);
+    }
+    if !together.is_empty() {
+        open_together(core, multi_buffer, batch, runs, admitted, together);
+    }
+}
+
+/// The part of stage 3 for SAs that are chained.
+#[inline(never)]
+fn open_together(
+    core: &CoreCx<'_>,
+    multi_buffer: &mut MultiBuffer,
+    batch: &mut Batch<'_>,
+    runs: &mut Runs<'_>,
+    admitted: &AdmittedByLane,
+    lanes: Lanes,
+) {
+    let mut by_lane: [Option<&Chained>; BURST] = [None; BURST];
+    for run in runs.iter() {
+        run.lanes.for_each(|lane| by_lane[lane.index()] = run.sa.opener.chained());
+    }
+    let mut work = ArrayVec::<(&Chained, OpenJob<'_>), BURST>::new();
+    for (lane, packet) in batch.select_mut(lanes) {
+        if let Some(keys) = by_lane[lane.index()] {
+            work.push((keys, open_job(packet, admitted.of(lane))));
         }
+    }
+    multi_buffer.open(&mut work);
+    let forged: Lanes = lanes.zip(&work).filter(|(_, (_, work))| !work.opened()).map(|(lane, _)| lane).collect();
+    drop(work);
+    if !forged.is_empty() {
+        runs.iter_mut().for_each(|run| refuse(core, batch, run, forged & run.lanes));
+    }
+}
+
+#[inline(always)]
+fn open_job<'j>(packet: &'j mut Packet<'_>, admitted: Admitted) -> OpenJob<'j> {
+    let esp = packet.headers().esp_range();
+    // An empty packet isn't opened, and whatever has been admitted isn't empty.
+    let esp = packet.data_mut().get_mut(esp).unwrap_or_default();
+    OpenJob::new(esp, admitted.seq.high())
+}
+
+/// Drops those of an SA's packets that aren't authentic.
+fn refuse(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, forged: Lanes) {
+    run.lanes -= forged;
+    for lane in forged {
+        run.sa.counters(core.id).auth_failed.add(1);
+        batch.drop(lane, DropReason::AuthFailed);
     }
 }
 

@@ -53,7 +53,7 @@ impl Portable {
 }
 
 /// Picks the types for a transform. `None` would take a key length that [`Transform::new`] refuses.
-fn two_way(transform: &Transform) -> Option<Box<dyn TwoWay>> {
+pub(super) fn two_way(transform: &Transform) -> Option<Box<dyn TwoWay>> {
     match (transform.cipher(), transform.key().len()) {
         (Cipher::AesGcm { icv }, 16) => match icv {
             GcmIcv::Octets8 => boxed::<AeadEsp<AesGcm<Aes128, U12, U8>>>(transform),
