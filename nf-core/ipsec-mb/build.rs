@@ -9,7 +9,7 @@ fn main() {
     println!("cargo::rustc-link-lib=IPSec_MB");
     let bindings = bindgen::Builder::default()
         .header_contents("ipsec_mb.h", "#include <intel-ipsec-mb.h>")
-        .allowlist_function("(alloc|free)_mb_mgr|init_mb_mgr_(auto|sse)")
+        .allowlist_function("(alloc|free)_mb_mgr|init_mb_mgr_(auto|sse)|imb_get_mb_mgr_size")
         .allowlist_type("gcm_key_data|gcm_context_data|IMB_(CIPHER_MODE|CIPHER_DIRECTION|HASH_ALG|KEY_SIZE_BYTES)")
         .derive_default(false)
         .derive_debug(false)

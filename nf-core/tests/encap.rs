@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{MACS, Nf, Peer, ROUTERS, ipv4};
+use nf_core::control::controller::InstalledSa;
 use nf_core::control::proto::{EventKind, EventReport};
 use nf_core::control::subscribers::{Next, Subscription};
 use nf_core::drop::DropReason;
@@ -191,6 +192,41 @@ fn every_transform_is_opened_by_the_other_end() {
                 assert!(pair.head.counters().is_conserved() && pair.branch.counters().is_conserved());
             }
         }
+    }
+}
+
+/// Engines may work on the packets of several SAs at once: each is judged by itself, and counted with its own SA.
+#[test]
+fn sas_of_every_transform_share_a_burst() {
+    let transforms = transforms();
+    let specs = (0..).zip(&transforms).map(|(n, transform)| {
+        let mut spec = spec(0x1000 + n, transform);
+        spec["selectors"] = json!({"dst": [format!("192.168.{n}.0/24")]});
+        spec["esn"] = (n % 2 == 0).into();
+        spec
+    });
+    let mut pair = Pair::new(&specs.collect::<Vec<_>>());
+    let packets: Vec<Vec<u8>> = (0..4 * BURST)
+        .map(|n| ipv4([172, 16, 0, 9], [192, 168, (n * 7 % transforms.len()) as u8, 7], 253, &vec![n as u8; n * 5]))
+        .collect();
+    let mut sealed = pair.seal(&packets);
+    assert_eq!(sealed.len(), packets.len());
+    let is_forged = |index: usize| index % 5 == 3;
+    let forged = sealed.iter_mut().enumerate().filter(|(index, _)| is_forged(*index));
+    forged.for_each(|(_, frame)| *frame.last_mut().unwrap() ^= 1);
+    let honest = packets.iter().enumerate().filter(|(index, _)| !is_forged(*index));
+    let honest: Vec<Vec<u8>> = honest.map(|(_, packet)| two_hops_later(packet)).collect();
+    assert_eq!(pair.open(&sealed), honest);
+    let counters = pair.branch.counters();
+    assert_eq!(counters.drops(DropReason::AuthFailed).packets as usize, packets.len() - honest.len());
+    assert!(counters.is_conserved() && pair.head.counters().is_conserved());
+    for sa in pair.branch.controller.sas() {
+        let InstalledSa::In(sa) = &sa.sa else { continue };
+        let of = |index: &usize| index * 7 % transforms.len() == (sa.key.spi.0 - 0x1000) as usize;
+        let (forged, honest): (Vec<usize>, Vec<usize>) =
+            (0..packets.len()).filter(of).partition(|index| is_forged(*index));
+        let totals = sa.totals();
+        assert_eq!((totals.packets, totals.auth_failed), (honest.len() as u64, forged.len() as u64), "{}", sa.key.spi);
     }
 }
 

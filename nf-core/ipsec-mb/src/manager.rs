@@ -74,6 +74,13 @@ impl Manager {
         unsafe { self.memory.as_ref() }
     }
 
+    /// All of its memory.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> &[u8] {
+        // SAFETY: the library says how long the memory is, which it has zeroed, and nobody writes to it meanwhile.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), sys::imb_get_mb_mgr_size()) }
+    }
+
     /// For functions that use its lanes.
     #[inline]
     pub(crate) fn as_mut_ptr(&mut self) -> *mut sys::IMB_MGR {

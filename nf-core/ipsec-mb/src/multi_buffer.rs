@@ -307,4 +307,31 @@ mod tests {
             }
         }
     }
+
+    /// What the library is built to do, `SAFE_DATA`: lanes that are done hold no keys, nor states made from them.
+    #[test]
+    fn no_key_is_left_in_the_lanes() {
+        let mut lanes = MultiBuffer::new().expect("a CPU with AES instructions");
+        for hash in Hash::ALL {
+            for aes in AesKey::ALL {
+                let key = ChainKey::new(&vec![0xC3; aes.octets()], hash, &[0x7A; 20]).unwrap();
+                let mut packets = vec![vec![1; 160]; 5];
+                let jobs = packets.iter_mut().map(|data| Cbc { key: &key, iv: &[0; 16], data });
+                lanes.encrypt(aes, jobs).unwrap();
+                lanes.macs(hash, packets.iter().map(|data| (&key, data.as_slice()))).unwrap();
+                let jobs = packets.iter_mut().map(|data| Cbc { key: &key, iv: &[0; 16], data });
+                lanes.decrypt(aes, jobs).unwrap();
+                let expanded = &*key.expanded;
+                let secrets = [&expanded.inner[..16], &expanded.outer[..16]]
+                    .into_iter()
+                    .chain(expanded.encrypt.chunks(16).chain(expanded.decrypt.chunks(16)).take(aes.octets() / 4 + 7));
+                for secret in secrets.filter(|secret| secret.iter().any(|octet| *octet != 0)) {
+                    for manager in [Some(&lanes.widest), lanes.sha.as_ref()].into_iter().flatten() {
+                        let found = manager.memory().windows(16).position(|octets| octets == secret);
+                        assert_eq!(found, None, "{hash:?}, {aes:?}");
+                    }
+                }
+            }
+        }
+    }
 }

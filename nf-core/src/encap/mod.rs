@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::batch::Batch;
 use crate::config::PortRole;
 use crate::core::CoreCx;
-use crate::crypto::{HEADER_LEN, MAX_IV_LEN, SealJob};
+use crate::crypto::{Chained, HEADER_LEN, MAX_IV_LEN, MultiBuffer, SealJob};
 use crate::drop::DropReason;
 use crate::event::{Event, SaRef, SaWanted};
 use crate::forward;
@@ -65,12 +65,16 @@ impl PluginKind for EncapPlugin {
                     .to_owned(),
             });
         }
-        Ok(Instance { cores: (0..cores).map(|_| Box::new(Encap) as Box<dyn Plugin>).collect(), control: Box::new(()) })
+        let part = || Box::new(Encap::default()) as Box<dyn Plugin>;
+        Ok(Instance { cores: (0..cores).map(|_| part()).collect(), control: Box::new(()) })
     }
 }
 
-/// A core's part. It has no state of its own: policy and SAs are the core's.
-struct Encap;
+/// A core's part. Policy and SAs are the core's.
+#[derive(Default)]
+struct Encap {
+    multi_buffer: MultiBuffer,
+}
 
 /// A packet whose SA is known.
 #[derive(Clone, Copy)]
@@ -100,7 +104,7 @@ impl Plugin for Encap {
         }
         number(core, batch, &mut jobs);
         build(core, batch, &mut jobs);
-        seal(core, batch, &mut jobs);
+        seal(core, &mut self.multi_buffer, batch, &mut jobs);
         send(core, batch, &jobs);
     }
 }
@@ -320,48 +324,49 @@ fn wrap(packet: &mut Packet<'_>, job: &Job<'_>) -> Option<()> {
     write_esp(octets.get_mut(job.esp_at..)?, layout, sa.key.spi, seq, data_len, next_header)
 }
 
-/// Stage 4: encrypt and authenticate, a call to the engine for each SA's run of packets.
-fn seal(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
+/// Stage 4: encrypt and authenticate, a call to the engine for each SA's run of packets, and one for those of all SAs that
+/// are chained.
+fn seal(core: &mut CoreCx<'_>, multi_buffer: &mut MultiBuffer, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
     let mut by_lane: [&mut [u8]; BURST] = std::array::from_fn(|_| Default::default());
     for (packet, slot) in batch.packets_mut().iter_mut().zip(&mut by_lane) {
         *slot = packet.data_mut();
     }
+    let ivs: ArrayVec<[u8; MAX_IV_LEN], BURST> = jobs
+        .iter()
+        .map(|job| {
+            let mut iv = [0; MAX_IV_LEN];
+            job.sa.ivs().write(job.seq, &mut iv);
+            iv
+        })
+        .collect();
+    let mut ivs = ivs.iter();
     let mut sealed = Lanes::NONE;
+    let mut together = ArrayVec::<(&Chained, SealJob<'_>), BURST>::new();
     for run in jobs.chunk_by(|a, b| a.sa.id == b.sa.id) {
         let Some(sa) = run.first().map(|job| job.sa) else {
             continue;
         };
-        let ivs: ArrayVec<[u8; MAX_IV_LEN], BURST> = run
-            .iter()
-            .map(|job| {
-                let mut iv = [0; MAX_IV_LEN];
-                sa.ivs().write(job.seq, &mut iv);
-                iv
-            })
-            .collect();
-        let mut work = ArrayVec::<SealJob<'_>, BURST>::new();
-        for (job, iv) in run.iter().zip(&ivs) {
+        let work = run.iter().zip(&mut ivs).map(|(job, iv)| {
             let esp = std::mem::take(&mut by_lane[job.lane.index()]).get_mut(job.esp_at..).unwrap_or_default();
-            let iv = iv.get(..sa.layout.iv_len.into()).unwrap_or_default();
-            work.push(SealJob::new(esp, job.seq.high(), iv));
+            SealJob::new(esp, job.seq.high(), iv.get(..sa.layout.iv_len.into()).unwrap_or_default())
+        });
+        if let Some(keys) = sa.sealer().chained() {
+            together.extend(work.map(|work| (keys, work)));
+            continue;
         }
+        let mut work: ArrayVec<SealJob<'_>, BURST> = work.collect();
         sa.sealer().seal_burst(&mut work);
-        let (mut packets, mut octets) = (0, 0);
-        for (job, work) in run.iter().zip(&work) {
-            if work.sealed() {
-                sealed.insert(job.lane);
-                packets += 1;
-                octets += sa.layout.payload_range(work.esp.len()).map_or(0, |payload| payload.len() as u64);
-            }
-        }
-        let counters = sa.counters(core.id);
-        counters.packets.add(packets);
-        counters.octets.add(octets);
-        counters.refused.add(run.len() as u64 - packets);
-        if let Some(newest) = run.last() {
-            note_progress(core, sa, newest.seq);
+        account(core, run, work.iter(), &mut sealed);
+    }
+    if !together.is_empty() {
+        multi_buffer.seal(&mut together);
+        let mut work = together.iter().map(|(_, work)| work);
+        let runs = jobs.chunk_by(|a, b| a.sa.id == b.sa.id);
+        for run in runs.filter(|run| run.first().is_some_and(|job| job.sa.sealer().chained().is_some())) {
+            account(core, run, work.by_ref().take(run.len()), &mut sealed);
         }
     }
+    drop(together);
     if sealed.len() != jobs.len() {
         jobs.retain(|job| {
             let done = sealed.contains(job.lane);
@@ -371,6 +376,33 @@ fn seal(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
             done
         });
     }
+}
+
+/// Books what the engine has made of an SA's run of packets.
+#[inline]
+fn account<'w, 'p: 'w>(
+    core: &mut CoreCx<'_>,
+    run: &[Job<'_>],
+    work: impl Iterator<Item = &'w SealJob<'p>>,
+    sealed: &mut Lanes,
+) {
+    let Some(newest) = run.last() else {
+        return;
+    };
+    let sa = newest.sa;
+    let (mut packets, mut octets) = (0, 0);
+    for (job, work) in run.iter().zip(work) {
+        if work.sealed() {
+            sealed.insert(job.lane);
+            packets += 1;
+            octets += sa.layout.payload_range(work.esp.len()).map_or(0, |payload| payload.len() as u64);
+        }
+    }
+    let counters = sa.counters(core.id);
+    counters.packets.add(packets);
+    counters.octets.add(octets);
+    counters.refused.add(run.len() as u64 - packets);
+    note_progress(core, sa, newest.seq);
 }
 
 fn note_progress(core: &mut CoreCx<'_>, sa: &OutboundSa, newest: SeqNo) {
