@@ -241,6 +241,13 @@ fn a_deletion_in_the_middle_of_a_rekey_leaves_no_ike_sa() {
     }
 }
 
+#[test]
+fn a_deletion_in_the_middle_of_a_rekey_leaves_no_ike_sa_in_foul_weather() {
+    for rekeying in [&[A][..], &[B], &[A, B]] {
+        delete_in_the_middle_of_a_rekey(rekeying, Weather::FOUL, (0..1500).step_by(25));
+    }
+}
+
 /// Lifetimes of minutes, so that an hour holds many.
 fn short_lives(_: usize, connection: &mut Connection) {
     connection.child_lifetime = Lifetime { rekey: 60 * SECOND, jitter: 5 * SECOND, hard: 160 * SECOND };
