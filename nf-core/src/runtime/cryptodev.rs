@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dpdk_rs::{
-    CryptoAuth, CryptoCipher, CryptoConfig, CryptoDevice, CryptoQueue, CryptoSession, CryptoTransform, CryptoWork, Eal,
+    CryptoAuth, CryptoCipher, CryptoConfig, CryptoDevice, CryptoDirection, CryptoQueue, CryptoSession, CryptoTransform,
+    CryptoWork, Eal,
 };
 use zeroize::Zeroizing;
 
@@ -133,6 +134,7 @@ fn for_device(transform: &Transform) -> CryptoTransform<'_> {
     });
     let (is_aead, layout) = (transform.cipher().is_aead(), transform.layout());
     CryptoTransform {
+        direction: CryptoDirection::Open,
         cipher: cipher(transform).map(|cipher| (cipher, transform.key())),
         auth,
         iv_len: if is_aead { NONCE_LEN } else { layout.iv_len },
@@ -182,7 +184,8 @@ impl DeviceSa {
         let payload = self.layout.payload_range(esp.len())?;
         let at = esp.start;
         let packet = frame.get_mut(esp)?;
-        let mut work = CryptoWork { cipher: 0..0, authenticated: 0..0, iv: [0; 16], aad: [0; 16], icv: [0; 64] };
+        let mut work =
+            CryptoWork { cipher: 0..0, authenticated: 0..0, iv: [0; 16], aad: [0; 16], icv: [0; 64], icv_at: 0 };
         let (header, iv) = packet.get(..payload.start)?.split_first_chunk::<HEADER_LEN>()?;
         let high = seq.high().to_be_bytes();
         if self.is_aead {
