@@ -102,6 +102,11 @@ pub trait Sealer: Send + Sync {
     fn chained(&self) -> Option<&Chained> {
         None
     }
+
+    /// What a crypto device needs to seal the SA's packets, as [`Opener::device`] says for those that it opens.
+    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
 }
 
 /// An implementation of ESP's algorithms.
@@ -137,7 +142,7 @@ pub enum EngineChoice {
     IpsecMb,
     /// ring for long packets, Intel's library for short ones.
     Ring,
-    /// A crypto device of DPDK opens; sealing is what `Auto` does.
+    /// A crypto device of DPDK.
     Cryptodev,
 }
 

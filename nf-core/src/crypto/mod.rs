@@ -50,7 +50,7 @@ mod portable;
 #[cfg(feature = "ipsec-mb")]
 mod ring;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transform;
 
 pub use chained::{Chained, MultiBuffer};
