@@ -419,12 +419,22 @@ fn open(core: &CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted:
 fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
     for run in runs.iter_mut() {
         let (sa, lanes) = (run.sa, run.lanes);
-        sa.window.commit_run(lanes.map(|lane| admitted.of(lane).seq), |index, why| {
-            if let Some(lane) = lanes.into_iter().nth(index) {
-                run.lanes.remove(lane);
-                batch.drop(lane, replayed(core, sa, why));
+        let mut refuse = |lane, why| {
+            run.lanes.remove(lane);
+            batch.drop(lane, replayed(core, sa, why));
+        };
+        match lanes.only() {
+            Some(lane) => {
+                if let Err(why) = sa.window.commit(admitted.of(lane).seq) {
+                    refuse(lane, why);
+                }
             }
-        });
+            None => sa.window.commit_run(lanes.map(|lane| admitted.of(lane).seq), |index, why| {
+                if let Some(lane) = lanes.into_iter().nth(index) {
+                    refuse(lane, why);
+                }
+            }),
+        }
         let Some(first) = run.lanes.into_iter().next() else {
             continue;
         };
