@@ -233,24 +233,30 @@ impl<'g> Bench<'g> {
         received
     }
 
-    /// Receives until nf-core has no packet under way; gives its counters and how many packets came out.
-    fn settle(&mut self) -> (Report, usize) {
-        let (mut received, deadline) = (0, Instant::now() + PATIENCE);
+    fn receive_all(&mut self) -> usize {
+        std::iter::from_fn(|| Some(self.receive()).filter(|count| *count > 0)).sum()
+    }
+
+    /// Waits until nf-core has no packet under way; gives its counters. Does `meanwhile` again and again.
+    fn drained(&mut self, mut meanwhile: impl FnMut(&mut Self)) -> Report {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            while let count @ 1.. = self.receive() {
-                received += count;
-            }
+            meanwhile(self);
             let report = self.control.counters().unwrap();
             if report.rx.packets == self.sent && accounted(&report) == self.sent {
-                // What counts as sent is in the ring.
-                while let count @ 1.. = self.receive() {
-                    received += count;
-                }
-                return (report, received);
+                return report;
             }
             assert!(Instant::now() < deadline, "{} were sent: {report:?}", self.sent);
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Receives until nf-core has no packet under way; gives its counters and how many packets came out.
+    fn settle(&mut self) -> (Report, usize) {
+        let mut received = 0;
+        let report = self.drained(|bench| received += bench.receive_all());
+        // What counts as sent is in the ring.
+        (report, received + self.receive_all())
     }
 
     /// Valid frames, behind each those of the attacker, and the control socket asked all the time.
@@ -368,15 +374,7 @@ fn full_transmit_queue(bench: &mut Bench<'_>) {
     let before = bench.control.counters().unwrap();
     let valid = bench.valid(count);
     bench.send(valid.iter().map(Vec::as_slice), true, true);
-    let deadline = Instant::now() + PATIENCE;
-    let stuck = loop {
-        let report = bench.control.counters().unwrap();
-        if report.rx.packets == before.rx.packets + count as u64 && accounted(&report) == report.rx.packets {
-            break report;
-        }
-        assert!(Instant::now() < deadline, "{report:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let stuck = bench.drained(|_| {});
     let refused = stuck.feature(215).unwrap().packets - before.feature(215).unwrap().packets;
     let sent = stuck.tx.packets - before.tx.packets;
     assert!(refused > 0 && sent + refused == count as u64, "{sent} sent, {refused} refused");

@@ -64,3 +64,18 @@ impl<T> Drop for Wiped<T> {
         unsafe { std::ptr::write_volatile(memory, MaybeUninit::zeroed()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_its_value() {
+        // With octets between the fields that nobody ever writes.
+        let mut wiped = Wiped::new((1_u8, 2_u64));
+        wiped.prefetch(usize::MAX);
+        let value = &mut *wiped;
+        value.1 += u64::from(value.0);
+        assert_eq!(*wiped, (1, 3));
+    }
+}

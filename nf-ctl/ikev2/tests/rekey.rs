@@ -206,6 +206,48 @@ fn both_delete_the_same() {
     assert_eq!(net.peers[A].endpoint.ike_sas().count() + net.peers[B].endpoint.ike_sas().count(), 0);
 }
 
+/// What is deleted while it is replaced is gone with what replaces it, on both sides, whoever does which (RFC 7296 2.25).
+fn delete_in_the_middle_of_a_rekey(rekeying: &[usize], weather: Weather, pauses: impl Iterator<Item = u64> + Clone) {
+    for (deleting, pause) in [A, B].into_iter().flat_map(|side| pauses.clone().map(move |pause| (side, pause))) {
+        let case = format!("{rekeying:?} rekey, {deleting} deletes after {pause} ms");
+        let mut net = connected(pause, |_, _| {});
+        net.weather = weather;
+        for side in rekeying {
+            rekey_ike(&mut net, *side);
+        }
+        net.run_for(Duration::from_millis(pause));
+        let ike = net.peers[deleting].established()[0];
+        let command = net.peers[deleting].endpoint.delete_ike(net.now, ike).unwrap();
+        net.run_for(200 * SECOND);
+        match net.peers[deleting].result(command) {
+            Some(Ok(Outcome::Deleted)) => {}
+            // On a bad line a farewell isn't repeated until it has an answer.
+            Some(Err(Failure::Deleted)) if weather.loss > 0 => {}
+            other => panic!("{case}: {other:?}"),
+        }
+        for peer in &net.peers {
+            assert_eq!(peer.endpoint.ike_sas().count(), 0, "{case}");
+            assert!(peer.sad.is_empty(), "{case}");
+        }
+        net.assert_mirrored();
+    }
+}
+
+#[test]
+fn a_deletion_in_the_middle_of_a_rekey_leaves_no_ike_sa() {
+    // A datagram takes 5 ms: from before the request's arrival to after the old IKE SA's end.
+    for rekeying in [&[A][..], &[B], &[A, B]] {
+        delete_in_the_middle_of_a_rekey(rekeying, Weather::FAIR, 0..25);
+    }
+}
+
+#[test]
+fn a_deletion_in_the_middle_of_a_rekey_leaves_no_ike_sa_in_foul_weather() {
+    for rekeying in [&[A][..], &[B], &[A, B]] {
+        delete_in_the_middle_of_a_rekey(rekeying, Weather::FOUL, (0..1500).step_by(25));
+    }
+}
+
 /// Lifetimes of minutes, so that an hour holds many.
 fn short_lives(_: usize, connection: &mut Connection) {
     connection.child_lifetime = Lifetime { rekey: 60 * SECOND, jitter: 5 * SECOND, hard: 160 * SECOND };

@@ -432,7 +432,13 @@ impl Endpoint {
     }
 
     fn inherit(&mut self, now: Instant, old: IkeId, new: IkeId, command: Option<CommandId>) {
-        let (Some(mut predecessor), Some(mut successor)) = (self.sas.remove(&old), self.sas.remove(&new)) else {
+        let Some(mut predecessor) = self.sas.remove(&old) else { return };
+        let Some(mut successor) = self.sas.remove(&new) else {
+            let mut cx = self.cx(now);
+            cx.done(command, old, Err(Failure::DeletedByPeer));
+            predecessor.end_like_successor(&mut cx);
+            self.sas.insert(old, predecessor);
+            self.arm(old);
             return;
         };
         let mut cx = self.cx(now);

@@ -608,6 +608,18 @@ impl IkeSa {
         old.pump(cx);
     }
 
+    /// The successor is gone before it could take over, for the peer has deleted it: what it would have taken over ends here.
+    /// The IKE SA itself stays for a moment, so that the peer's DELETE of it has an answer.
+    pub fn end_like_successor(&mut self, cx: &mut Cx<'_>) {
+        let reason = Failure::DeletedByPeer;
+        self.phase = Phase::Replaced;
+        self.rekey_at = None;
+        self.expire_at = Some(cx.now + LINGER);
+        self.drop_children(cx, ChildDownReason::IkeDown);
+        self.drop_tasks(cx, &reason);
+        self.report_down(cx, reason);
+    }
+
     /// Lost a collision of rekeys: whoever made it deletes it.
     pub fn make_redundant(&mut self, cx: &mut Cx<'_>) {
         self.phase = Phase::Replaced;

@@ -63,9 +63,10 @@ impl Task {
         }
     }
 
-    /// True for what still makes sense over an IKE SA that has a successor.
+    /// True for what still makes sense over an IKE SA that has a successor: its own DELETE. One that a command asks for is
+    /// meant for all that there is with the peer, so it is the successor's.
     pub fn is_farewell(&self) -> bool {
-        matches!(self, Task::DeleteIke { .. })
+        matches!(self, Task::DeleteIke { command: None, .. })
     }
 }
 
