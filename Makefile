@@ -60,7 +60,7 @@ soak:                 ## SAs that come and go under traffic, for HOURS; memory, 
 	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test --workspace --test daemon soak -- --nocapture
 
 MINUTES ?= 1
-fuzz: deps-test       ## every fuzz target for MINUTES
+fuzz: deps-test       ## every fuzz target for MINUTES; FUZZ_SANITIZER=address looks for faults of memory as well (nightly)
 	FUZZ_SECONDS=$$(( $(MINUTES) * 60 )) scripts/fuzz.sh
 
 fuzz-quick: deps-test ## those for some seconds that don't take minutes to build

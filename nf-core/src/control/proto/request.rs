@@ -221,6 +221,7 @@ impl Request {
 pub fn without_values(message: &str) -> String {
     const QUOTING: [&str; 3] = ["invalid type", "invalid value", "invalid length"];
     const NAMING: [&str; 2] = ["unknown variant `", "unknown field `"];
+    const AFTER_NAME: [&str; 2] = ["`, expected ", "`, there are no "];
     const OURS: [&str; 3] = ["missing field `", "duplicate field `", "invalid IP address syntax"];
     if let Some(kind) = QUOTING.iter().find(|kind| message.starts_with(**kind)) {
         // The value itself may read like serde's words: what follows the last of them is serde's.
@@ -230,11 +231,14 @@ pub fn without_values(message: &str) -> String {
         };
     }
     for start in NAMING {
-        if let Some((name, rest)) = message.strip_prefix(start).and_then(|rest| rest.split_once('`')) {
+        let Some(quoted) = message.strip_prefix(start) else { continue };
+        // The name may read like serde's words too, and have backticks.
+        if let Some(end) = AFTER_NAME.iter().filter_map(|words| quoted.rfind(words)).max() {
+            let (name, rest) = quoted.split_at(end);
             // A key that stands in the place of a name has digits.
             let is_name = name.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-'));
             let name = if is_name { name } else { ".." };
-            return format!("{start}{name}`{rest}");
+            return format!("{start}{name}{rest}");
         }
     }
     // Messages of our own types don't quote secrets; others can't be known.
@@ -368,6 +372,8 @@ mod tests {
             ("unknown variant `a1b2`, there are no variants", "unknown variant `..`, there are no variants"),
             ("unknown field `colour`, expected `spi` or `dst`", "unknown field `colour`, expected `spi` or `dst`"),
             ("unknown field `a1b2`, expected `spi`", "unknown field `..`, expected `spi`"),
+            ("unknown field `a`b2\n`, expected `spi`", "unknown field `..`, expected `spi`"),
+            ("unknown field `a`, expected b2`, there are no fields", "unknown field `..`, there are no fields"),
             ("missing field `spi`", "missing field `spi`"),
             ("bad key a1b2", "a field has a value that isn't allowed"),
         ] {
