@@ -154,6 +154,7 @@ static inline int shim_tel_add_u64(struct rte_tel_data *array, uint64_t value)
 struct shim_crypto_transform {
 	int cipher; /* an algorithm below, or 0 for none */
 	int auth; /* likewise */
+	int seals; /* 0 to verify and decrypt, 1 to encrypt and make ICVs */
 	const uint8_t *key;
 	const uint8_t *auth_key;
 	uint16_t key_len;
@@ -256,42 +257,47 @@ static inline int shim_crypto_lacks(uint8_t dev, const struct shim_crypto_transf
 	return rte_cryptodev_sym_capability_check_auth(found, t->auth_key_len, t->icv_len, 0) ? 2 : 0;
 }
 
-/* A session that verifies and decrypts; NULL with rte_errno set. The order of transforms is the receiver's. */
+/*
+ * A session that verifies and decrypts, or one that encrypts and makes ICVs; NULL with rte_errno set. What is
+ * authenticated is the ciphertext: so the receiver verifies first, and the sender encrypts first.
+ */
 static inline void *shim_crypto_session_create(uint8_t dev, const struct shim_crypto_transform *t,
 					       struct rte_mempool *pool)
 {
 #if RTE_VERSION >= RTE_VERSION_NUM(22, 11, 0, 0)
-	struct rte_crypto_sym_xform first = {0}, second = {0};
+	struct rte_crypto_sym_xform cipher = {0}, auth = {0};
+	struct rte_crypto_sym_xform *first = &auth;
 
 	if (shim_crypto_is_aead(t)) {
-		first.type = RTE_CRYPTO_SYM_XFORM_AEAD;
-		first.aead.op = RTE_CRYPTO_AEAD_OP_DECRYPT;
-		first.aead.algo = shim_crypto_aead(t);
-		first.aead.key.data = t->key;
-		first.aead.key.length = t->key_len;
-		first.aead.iv.offset = SHIM_CRYPTO_IV_OFFSET;
-		first.aead.iv.length = t->iv_len;
-		first.aead.digest_length = t->icv_len;
-		first.aead.aad_length = t->aad_len;
-		return rte_cryptodev_sym_session_create(dev, &first, pool);
+		cipher.type = RTE_CRYPTO_SYM_XFORM_AEAD;
+		cipher.aead.op = t->seals ? RTE_CRYPTO_AEAD_OP_ENCRYPT : RTE_CRYPTO_AEAD_OP_DECRYPT;
+		cipher.aead.algo = shim_crypto_aead(t);
+		cipher.aead.key.data = t->key;
+		cipher.aead.key.length = t->key_len;
+		cipher.aead.iv.offset = SHIM_CRYPTO_IV_OFFSET;
+		cipher.aead.iv.length = t->iv_len;
+		cipher.aead.digest_length = t->icv_len;
+		cipher.aead.aad_length = t->aad_len;
+		return rte_cryptodev_sym_session_create(dev, &cipher, pool);
 	}
-	first.type = RTE_CRYPTO_SYM_XFORM_AUTH;
-	first.auth.op = RTE_CRYPTO_AUTH_OP_VERIFY;
-	first.auth.algo = shim_crypto_auth(t->auth);
-	first.auth.key.data = t->auth_key;
-	first.auth.key.length = t->auth_key_len;
-	first.auth.digest_length = t->icv_len;
+	auth.type = RTE_CRYPTO_SYM_XFORM_AUTH;
+	auth.auth.op = t->seals ? RTE_CRYPTO_AUTH_OP_GENERATE : RTE_CRYPTO_AUTH_OP_VERIFY;
+	auth.auth.algo = shim_crypto_auth(t->auth);
+	auth.auth.key.data = t->auth_key;
+	auth.auth.key.length = t->auth_key_len;
+	auth.auth.digest_length = t->icv_len;
 	if (t->cipher) {
-		first.next = &second;
-		second.type = RTE_CRYPTO_SYM_XFORM_CIPHER;
-		second.cipher.op = RTE_CRYPTO_CIPHER_OP_DECRYPT;
-		second.cipher.algo = RTE_CRYPTO_CIPHER_AES_CBC;
-		second.cipher.key.data = t->key;
-		second.cipher.key.length = t->key_len;
-		second.cipher.iv.offset = SHIM_CRYPTO_IV_OFFSET;
-		second.cipher.iv.length = t->iv_len;
+		cipher.type = RTE_CRYPTO_SYM_XFORM_CIPHER;
+		cipher.cipher.op = t->seals ? RTE_CRYPTO_CIPHER_OP_ENCRYPT : RTE_CRYPTO_CIPHER_OP_DECRYPT;
+		cipher.cipher.algo = RTE_CRYPTO_CIPHER_AES_CBC;
+		cipher.cipher.key.data = t->key;
+		cipher.cipher.key.length = t->key_len;
+		cipher.cipher.iv.offset = SHIM_CRYPTO_IV_OFFSET;
+		cipher.cipher.iv.length = t->iv_len;
+		first = t->seals ? &cipher : &auth;
+		first->next = t->seals ? &auth : &cipher;
 	}
-	return rte_cryptodev_sym_session_create(dev, &first, pool);
+	return rte_cryptodev_sym_session_create(dev, first, pool);
 #else
 	rte_errno = ENOTSUP;
 	return NULL;
@@ -360,6 +366,12 @@ static inline uint64_t shim_crypto_op_slot(struct rte_crypto_op *op)
 static inline uint8_t shim_crypto_op_status(const struct rte_crypto_op *op)
 {
 	return op->status;
+}
+
+/* Copies the ICV that a session has made. It is made here and not in the packet, as some drivers write a whole tag. */
+static inline void shim_crypto_op_icv(struct rte_crypto_op *op, uint8_t *to, uint8_t len)
+{
+	memcpy(to, shim_crypto_private(op)->icv, len);
 }
 
 static inline struct rte_mbuf *shim_crypto_op_take_packet(struct rte_crypto_op *op)

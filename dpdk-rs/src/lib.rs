@@ -77,8 +77,8 @@ pub mod telemetry;
 pub use burst::{Burst, Drain};
 pub use clock::{Tsc, TscHz};
 pub use crypto::{
-    CryptoAuth, CryptoCipher, CryptoConfig, CryptoDevice, CryptoQueue, CryptoSession, CryptoStatus, CryptoTransform,
-    CryptoWork,
+    CryptoAuth, CryptoCipher, CryptoConfig, CryptoDevice, CryptoDirection, CryptoQueue, CryptoSession, CryptoStatus,
+    CryptoTransform, CryptoWork,
 };
 pub use eal::{Eal, SocketId};
 pub use error::{Errno, Error};

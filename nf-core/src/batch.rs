@@ -31,9 +31,9 @@ pub enum Fate {
     Dropped(DropReason),
     /// A fragment for the reassembler, which owns its buffer from here on.
     Reassemble,
-    /// To be opened by a crypto device: submitted by whoever owns the buffer, under its [`Ticket`], and sent through
-    /// [`Core::complete`](crate::core::Core::complete) when the device gives it back.
-    Open,
+    /// To be opened or sealed by a crypto device: submitted by whoever owns the buffer, under its [`Ticket`], and sent
+    /// through [`Core::complete`](crate::core::Core::complete) when the device gives it back.
+    Submit,
     /// Early on a larval SPI: held by whoever owns the buffer, under [`Batch::reservation`], and sent through
     /// [`Core::resume`](crate::core::Core::resume) when the SA has matured.
     Hold,
@@ -58,8 +58,8 @@ pub struct Batch<'p> {
     verified: Lanes,
     /// The lanes that are held, and for which reservation.
     held: ArrayVec<(Lane, ReservationId), BURST>,
-    /// Of the lanes that a crypto device is to open, in their order.
-    tickets: Tickets,
+    /// The lanes that go to a crypto device, each with its ticket.
+    tickets: ArrayVec<(Lane, Ticket), BURST>,
 }
 
 /// The tickets of a burst's packets, in the order of their lanes.
@@ -217,22 +217,24 @@ impl<'p> Batch<'p> {
         self.held.iter().find(|(held, _)| *held == lane).map(|(_, reservation)| *reservation)
     }
 
-    /// Has the packet opened by a crypto device. Lanes are submitted in ascending order. A packet whose fate is sealed keeps
-    /// it.
+    /// Has the packet opened or sealed by a crypto device. A packet whose fate is sealed keeps it.
     #[inline]
     pub fn submit(&mut self, lane: Lane, ticket: Ticket) {
         if self.pending.contains(lane) {
-            self.settle(lane, Fate::Open);
+            self.settle(lane, Fate::Submit);
             // A lane is settled once, so there is room.
-            let _ = self.tickets.try_push(ticket);
+            let _ = self.tickets.try_push((lane, ticket));
         }
     }
 
-    /// Takes the tickets of the packets with [`Fate::Open`].
+    /// Takes the tickets of the packets with [`Fate::Submit`].
     #[inline]
     pub fn take_tickets(&mut self) -> Tickets {
-        // What is empty isn't worth the copy.
-        if self.tickets.is_empty() { Tickets::new() } else { std::mem::take(&mut self.tickets) }
+        // Encapsulation submits the packets of one SA after those of another.
+        if !self.tickets.is_sorted_by_key(|(lane, _)| *lane) {
+            self.tickets.sort_unstable_by_key(|(lane, _)| *lane);
+        }
+        self.tickets.drain(..).map(|(_, ticket)| ticket).collect()
     }
 
     /// Sends the packet to a gate. A packet whose fate is sealed keeps it.

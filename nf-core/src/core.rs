@@ -15,11 +15,12 @@ use crate::classify;
 use crate::counters::CoreCounters;
 use crate::decap;
 use crate::drop::DropReason;
+use crate::encap;
 use crate::event::{Event, EventSender};
 use crate::forward;
 use crate::icmp::Errors;
 use crate::lanes::Lanes;
-use crate::lookaside::{Leaving, Opened};
+use crate::lookaside::{Leaving, Returned, Task, Ticket};
 use crate::net::Net;
 use crate::notify::CoreLimiter;
 use crate::plugin::{Gate, GateTable, Gates, InstanceSlot, Plugin};
@@ -127,7 +128,7 @@ pub struct CoreCx<'c> {
     pub resolver: &'c mut Resolver,
     /// ICMP errors that wait to be sent.
     pub errors: &'c mut Errors,
-    /// Whether a crypto device opens packets.
+    /// Whether a crypto device opens and seals packets.
     pub lookaside: bool,
     /// Takes the time of the pipeline's stages.
     pub watch: Stopwatch<'c>,
@@ -170,7 +171,7 @@ enum Entry<'o> {
     /// Received just now.
     Ingress,
     /// Back from a crypto device.
-    Opened(&'o [Opened]),
+    Returned(&'o [Returned]),
     /// Held at the gate esp-input.
     EspInput,
     /// Made by this host.
@@ -198,8 +199,8 @@ impl Core {
         }
     }
 
-    /// Has a crypto device open the packets of SAs that an engine has prepared for one. Called before the core runs: from
-    /// then on whoever runs it submits the packets with [`Fate::Open`].
+    /// Has a crypto device open and seal the packets of SAs that an engine has prepared for one. Called before the core
+    /// runs: from then on whoever runs it submits the packets with [`Fate::Submit`].
     pub fn use_lookaside(&mut self) {
         (self.lookaside, self.leaving) = (true, Leaving::with_capacity(QUEUE_LENGTH));
     }
@@ -233,12 +234,10 @@ impl Core {
             let Some(command) = self.link.commands.pop() else {
                 return;
             };
-            let retired = match self.apply(command) {
-                Some(Retired::Sa(sa)) if self.lookaside => {
-                    self.leaving.keep(sa, self.link.counters.flights()).map(Retired::Sa)
-                }
-                retired => retired,
-            };
+            let mut retired = self.apply(command);
+            if self.lookaside {
+                retired = retired.and_then(|retired| self.leaving.keep(retired, self.link.counters.flights()));
+            }
             if let Some(retired) = retired {
                 // There is room: this core alone pushes.
                 let _ = self.link.retired.push(retired);
@@ -248,13 +247,13 @@ impl Core {
         }
     }
 
-    /// Gives up SAs whose last packet is back from the crypto device.
+    /// Gives up what was kept for packets that are back from the crypto device.
     fn let_go(&mut self) {
         while !self.link.retired.is_full()
-            && let Some(sa) = self.leaving.take(self.link.counters.flights())
+            && let Some(retired) = self.leaving.take(self.link.counters.flights())
         {
             // There is room: this core alone pushes.
-            let _ = self.link.retired.push(Retired::Sa(sa));
+            let _ = self.link.retired.push(retired);
         }
     }
 
@@ -318,7 +317,8 @@ impl Core {
     }
 
     /// Takes a burst from ingress to each packet's fate, and books what is consumed and dropped. The caller books what
-    /// it receives, and what becomes of packets with [`Fate::Send`], [`Fate::Reassemble`], [`Fate::Open`] and [`Fate::Hold`].
+    /// it receives, and what becomes of packets with [`Fate::Send`], [`Fate::Reassemble`], [`Fate::Submit`] and
+    /// [`Fate::Hold`].
     pub fn process(&mut self, now: Nanos, batch: &mut Batch<'_>) {
         self.run(Entry::Ingress, now, batch);
     }
@@ -328,11 +328,20 @@ impl Core {
         self.run(Entry::EspInput, now, batch);
     }
 
-    /// Takes packets that had [`Fate::Open`], and are back from the crypto device, on to their fate, as [`Core::process`]
-    /// does. `opened` are those of the batch, by lane. What the device has taken and given back is counted by the caller,
-    /// in [`CoreCounters::flights`]: before this call.
-    pub fn complete(&mut self, now: Nanos, batch: &mut Batch<'_>, opened: &[Opened]) {
-        self.run(Entry::Opened(opened), now, batch);
+    /// Takes packets that had [`Fate::Submit`], and are back from the crypto device, on to their fate, as
+    /// [`Core::process`] does. `returned` are those of the batch, by lane. What the device has taken and given back is
+    /// counted by the caller, in [`CoreCounters::flights`]: before this call.
+    pub fn complete(&mut self, now: Nanos, batch: &mut Batch<'_>, returned: &[Returned]) {
+        self.run(Entry::Returned(returned), now, batch);
+    }
+
+    /// Books a packet that had [`Fate::Submit`], and that the crypto device has not taken, as dropped.
+    #[cold]
+    pub fn not_submitted(&self, ticket: &Ticket, why: DropReason) {
+        self.link.counters.drops(why).add(1, ticket.received.into());
+        if let Task::Seal { sa, .. } = &ticket.task {
+            sa.counters(self.id).refused.add(1);
+        }
     }
 
     /// The ICMP errors that wait to be sent, once a burst is done: each to be put into a buffer, for [`Core::originate`].
@@ -371,13 +380,14 @@ impl Core {
         };
 
         let parsed = match entry {
-            Entry::Opened(_) => Lanes::NONE,
+            Entry::Returned(_) => Lanes::NONE,
             Entry::Ingress | Entry::EspInput | Entry::Own => {
                 let parsed = parse(batch);
                 cx.watch.lap(Stage::Parse, all.len());
                 parsed
             }
         };
+        let mut sealed = Lanes::NONE;
         let left = match entry {
             Entry::Ingress => {
                 let left = gates.run(Gate::Ingress, &mut cx, batch, parsed);
@@ -386,11 +396,10 @@ impl Core {
                 let waiting = batch.take_waiting(Gate::EspInput);
                 gates.run(Gate::EspInput, &mut cx, batch, waiting)
             }
-            Entry::Opened(opened) => {
-                for (lane, opened) in all.into_iter().zip(opened) {
-                    batch.packet_mut(lane).set_headers(opened.ticket.headers);
-                }
-                decap::complete(&mut cx, batch, opened);
+            Entry::Returned(returned) => {
+                all.zip(returned).for_each(|(lane, Returned { ticket, .. })| batch.packet_mut(lane).redeem(ticket));
+                decap::complete(&mut cx, batch, returned);
+                sealed = encap::complete(&mut cx, batch, returned);
                 Lanes::NONE
             }
             Entry::EspInput => gates.resume(Gate::EspInput, &mut cx, batch, parsed),
@@ -407,7 +416,10 @@ impl Core {
         cx.watch.lap(Stage::Forward, left.len());
 
         let waiting = batch.take_waiting(Gate::Egress);
-        let left = gates.run(Gate::Egress, &mut cx, batch, waiting);
+        let mut left = gates.run(Gate::Egress, &mut cx, batch, waiting);
+        if !sealed.is_empty() {
+            left |= gates.resume(Gate::Egress, &mut cx, batch, sealed);
+        }
         forward::transmit(&mut cx, batch, left);
 
         let dropped = book(&link.counters, batch);
@@ -446,7 +458,7 @@ fn book(counters: &CoreCounters, batch: &mut Batch<'_>) -> Lanes {
                 dropped.insert(lane);
             }
             Fate::Consumed(why) => counters.consumed(why).add(1, octets),
-            Fate::Send(_) | Fate::Fragment { .. } | Fate::Reassemble | Fate::Open | Fate::Hold | Fate::Pending => {}
+            Fate::Send(_) | Fate::Fragment { .. } | Fate::Reassemble | Fate::Submit | Fate::Hold | Fate::Pending => {}
         }
     }
     dropped

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use crate::drop::DropReason;
+use crate::lookaside::{Task, Ticket};
 use crate::route::Hop;
-use crate::types::{PortIndex, Spi};
+use crate::types::{PortIndex, SeqNo, Spi};
 use crate::wire::ethernet::MacPair;
 use crate::wire::{self, HeaderChecksum, Headers, Inner};
 
@@ -320,6 +321,22 @@ impl<'p> Packet<'p> {
     pub(crate) fn set_headers(&mut self, headers: Headers) {
         self.headers = headers;
         self.macs = MacPair::of(self.data());
+    }
+
+    /// What goes with it to a crypto device.
+    #[inline]
+    pub(crate) fn ticket(&self, seq: SeqNo, task: Task) -> Ticket {
+        Ticket { port: self.port, received: self.received, seq, task }
+    }
+
+    /// Notes what was known of it before a crypto device had it.
+    #[inline]
+    pub(crate) fn redeem(&mut self, ticket: &Ticket) {
+        self.received = ticket.received;
+        match ticket.task {
+            Task::Open { headers, .. } => self.set_headers(headers),
+            Task::Seal { macs, mtu, .. } => (self.macs, self.mtu) = (macs, mtu),
+        }
     }
 
     /// The addresses and numbers by which filters pick packets: of the outer packet, or, once it is decapsulated, of

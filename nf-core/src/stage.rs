@@ -28,7 +28,7 @@ pub enum Stage {
     Admit,
     /// Decapsulation: verified and decrypted by the crypto engine.
     Open,
-    /// Decapsulation: packets taken back from the crypto device, where one opens them.
+    /// Packets taken back from the crypto device, where one opens and seals them.
     Device,
     /// Decapsulation: the replay window takes the numbers.
     Commit,
@@ -81,7 +81,7 @@ impl Stage {
             Stage::Locate => "decap-locate",
             Stage::Admit => "decap-admit",
             Stage::Open => "decap-open",
-            Stage::Device => "decap-device",
+            Stage::Device => "crypto-device",
             Stage::Commit => "decap-commit",
             Stage::Strip => "decap-strip",
             Stage::EspInput => "esp-input",

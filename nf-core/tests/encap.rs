@@ -54,9 +54,18 @@ struct Pair {
 
 impl Pair {
     fn new(specs: &[Value]) -> Pair {
-        let mut pair = Pair { head: Nf::gateway(HEAD, 1), branch: Nf::gateway(BRANCH, 1) };
-        specs.iter().for_each(|spec| pair.add(spec));
-        pair
+        Pair { head: Nf::gateway(HEAD, 1), branch: Nf::gateway(BRANCH, 1) }.with(specs)
+    }
+
+    /// One whose cores open and seal, and one that has crypto devices do it.
+    fn each(specs: &[Value]) -> [Pair; 2] {
+        let by_device = Pair { head: Nf::gateway_by_device(HEAD), branch: Nf::gateway_by_device(BRANCH) };
+        [Pair::new(specs), by_device.with(specs)]
+    }
+
+    fn with(mut self, specs: &[Value]) -> Pair {
+        specs.iter().for_each(|spec| self.add(spec));
+        self
     }
 
     fn add(&mut self, spec: &Value) {
@@ -173,15 +182,16 @@ fn transforms() -> Vec<Value> {
 #[test]
 fn every_transform_is_opened_by_the_other_end() {
     let packets: Vec<Vec<u8>> = (0..40).map(|len| inner(&vec![0xAB; len * 3])).chain([inner6(&[7; 33])]).collect();
-    for engine in ["auto", "aes-gcm"] {
+    for engine in ["auto", "aes-gcm", "device"] {
         for transform in transforms() {
             for esn in [false, true] {
                 let mut spec = spec(0x1000, &transform);
                 spec["esn"] = esn.into();
-                let mut pair = Pair {
-                    head: Nf::gateway(&format!("{HEAD}[crypto]\nengine = \"{engine}\"\n"), 1),
-                    branch: Nf::gateway(BRANCH, 1),
+                let head = match engine {
+                    "device" => Nf::gateway_by_device(HEAD),
+                    _ => Nf::gateway(&format!("{HEAD}[crypto]\nengine = \"{engine}\"\n"), 1),
                 };
+                let mut pair = Pair { head, branch: Nf::gateway(BRANCH, 1) };
                 pair.add(&spec);
                 let sealed = pair.seal(&packets);
                 assert_eq!(sealed.len(), packets.len(), "{spec}");
@@ -201,24 +211,25 @@ fn outer_headers_of_both_versions_and_udp_arrive() {
         for encap in ["none", "udp"] {
             let mut spec = spec(0x1000, &addresses);
             spec["encap"] = encap.into();
-            let mut pair = Pair::new(&[spec]);
-            let packets = [inner(b"four"), inner6(b"six")];
-            let sealed = pair.seal(&packets);
-            for frame in &sealed {
-                let headers = nf_core::wire::parse(frame).unwrap();
-                assert_eq!(headers.spi(), Some(Spi(0x1000)));
-                assert_eq!(headers.udp_ports(frame), (encap == "udp").then_some((4500, 4500)));
-                if encap == "udp" {
-                    let l4 = headers.l3() + headers.l3_len();
-                    let sum = u16::from_be_bytes(frame[l4 + 6..l4 + 8].try_into().unwrap());
-                    // IPv6 demands a checksum, which covers the addresses as well.
-                    let pseudo = checksum::sum(&frame[headers.l3() + 8..l4]) + 17 + (frame.len() - l4) as u64;
-                    let is_valid = checksum::fold(checksum::sum(&frame[l4..]) + pseudo) == 0xFFFF;
-                    assert!(if addresses.is_null() { sum == 0 } else { sum != 0 && is_valid });
+            for mut pair in Pair::each(&[spec]) {
+                let packets = [inner(b"four"), inner6(b"six")];
+                let sealed = pair.seal(&packets);
+                for frame in &sealed {
+                    let headers = nf_core::wire::parse(frame).unwrap();
+                    assert_eq!(headers.spi(), Some(Spi(0x1000)));
+                    assert_eq!(headers.udp_ports(frame), (encap == "udp").then_some((4500, 4500)));
+                    if encap == "udp" {
+                        let l4 = headers.l3() + headers.l3_len();
+                        let sum = u16::from_be_bytes(frame[l4 + 6..l4 + 8].try_into().unwrap());
+                        // IPv6 demands a checksum, which covers the addresses as well.
+                        let pseudo = checksum::sum(&frame[headers.l3() + 8..l4]) + 17 + (frame.len() - l4) as u64;
+                        let is_valid = checksum::fold(checksum::sum(&frame[l4..]) + pseudo) == 0xFFFF;
+                        assert!(if addresses.is_null() { sum == 0 } else { sum != 0 && is_valid });
+                    }
                 }
+                let opened = pair.open(&sealed);
+                assert_eq!(opened, packets.clone().map(|packet| two_hops_later(&packet)), "{addresses} {encap}");
             }
-            let opened = pair.open(&sealed);
-            assert_eq!(opened, packets.map(|packet| two_hops_later(&packet)), "{addresses} {encap}");
         }
     }
 }
@@ -226,8 +237,8 @@ fn outer_headers_of_both_versions_and_udp_arrive() {
 #[test]
 fn transport_mode_keeps_the_header() {
     let between = ipv4([10, 10, 1, 2], [10, 1, 1, 1], 253, b"from end to end");
-    for encap in ["none", "udp"] {
-        let mut pair = Pair::new(&[spec(0x1000, &json!({"mode": "transport", "encap": encap}))]);
+    let pairs = ["none", "udp"].map(|encap| Pair::each(&[spec(0x1000, &json!({"mode": "transport", "encap": encap}))]));
+    for mut pair in pairs.into_iter().flatten() {
         let foreign = numbered(1);
         let mut fragment = between.clone();
         fragment[6] = 0x20;
@@ -247,7 +258,7 @@ proptest! {
     #[test]
     fn any_packet_comes_out_as_it_went_in(
         payload in prop::collection::vec(any::<u8>(), 0..1380),
-        tos: u8, id: u16, df: bool, ttl in 3u8..=255, transform in 0usize..26, udp: bool, v6: bool,
+        tos: u8, id: u16, df: bool, ttl in 3u8..=255, transform in 0usize..26, udp: bool, v6: bool, by_device: bool,
     ) {
         let transform = &transforms()[transform];
         let mut spec = spec(0x1000, transform);
@@ -262,7 +273,8 @@ proptest! {
         packet[6] = if df { 0x40 } else { 0 };
         packet[8] = ttl;
         nf_core::wire::ipv4::refresh_checksum(&mut packet);
-        let mut pair = Pair::new(&[spec]);
+        let [by_core, device] = Pair::each(&[spec]);
+        let mut pair = if by_device { device } else { by_core };
         let sealed = pair.seal(std::slice::from_ref(&packet));
         prop_assert_eq!(sealed.len(), 1);
         let frame = &sealed[0];
@@ -608,10 +620,12 @@ fn over_ipv6_the_head_end_itself_cuts_what_may_be_cut() {
         frame[18..20].copy_from_slice(&(payload.len() as u16).to_be_bytes());
         frame
     };
-    for encap in ["none", "udp"] {
+    let spec = |encap: &str| {
         let mut spec = spec(0x1000, &v6);
         spec["encap"] = encap.into();
-        let mut pair = Pair::new(&[spec]);
+        spec
+    };
+    for mut pair in ["none", "udp"].into_iter().flat_map(|encap| Pair::each(&[spec(encap)])) {
         let short = pair.seal(&[numbered(1)]);
         pair.head.receive_on(OUTSIDE, 0, &[&too_big(&short[0], 1280)]);
         let mut small6 = inner6(&[]);

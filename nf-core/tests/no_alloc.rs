@@ -4,20 +4,18 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::any::Any;
 use std::cell::Cell;
-use std::sync::Arc;
+use std::ops::Range;
 
 use arrayvec::ArrayVec;
+use common::device::work;
 use common::{Fixture, Nf, Peer, fixtures};
 use nf_core::batch::{Batch, Fate};
-use nf_core::core::Command;
-use nf_core::crypto::{Engine, OpenJob, Opener, Portable};
 use nf_core::holding::Held;
 use nf_core::lanes::BURST;
-use nf_core::lookaside::{Opened, Verdict};
+use nf_core::lookaside::Returned;
 use nf_core::packet::Packet;
-use nf_core::sa::inbound::Sa;
+use nf_core::sa::spec::SaSpec;
 use nf_core::types::{Nanos, PortIndex, Spi};
 
 thread_local! {
@@ -126,59 +124,53 @@ fn holding_packets_does_not_make_a_core_allocate() {
     }
 }
 
-/// Stands for a crypto device: what it needs of an SA is an opener.
-struct Device(Box<dyn Opener>);
-
-impl Opener for Device {
-    fn open_burst(&self, _jobs: &mut [OpenJob<'_>]) {}
-
-    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
-        Some(&self.0)
-    }
-}
-
-/// Packets go out to a device and come back, and SAs leave meanwhile.
+/// Packets go out to a device to be opened, out again to be sealed, and come back, and their SAs leave meanwhile.
 #[test]
 fn a_crypto_device_does_not_make_a_core_allocate() {
-    let mut nf = Nf::new("", 1);
-    let core = &mut nf.cores[0];
-    core.use_lookaside();
-    let mut peer = Peer::new(0x1000);
-    let sas: Vec<Arc<Sa>> = (0..4)
-        .map(|id| {
-            let mut sa = Sa::new(&peer.params(), id, &Portable, 1).unwrap();
-            sa.opener = Box::new(Device(Portable.prepare(&peer.params().transform).unwrap()));
-            Arc::new(sa)
-        })
-        .collect();
-    for sa in sas {
-        core.apply_at_start(Command::InstallSa(sa));
-        let mut buffers: Vec<Vec<u8>> = (0..BURST).map(|_| [&[0; 128][..], &peer.next()].concat()).collect();
-        let mut tickets = ArrayVec::new();
-        let count = allocations(|| {
-            let mut batch = received(&mut buffers);
-            core.process(Nanos(1), &mut batch);
-            tickets = batch.take_tickets();
-            core.counters().flights().submit(tickets.len() as u64);
+    let config = "[[port]]\nname = \"net-unprotected\"\nrole = \"unprotected\"\n\
+                  [[route]]\ndst = \"0.0.0.0/0\"\nport = \"net-unprotected\"\n";
+    let mut nf = Nf::gateway_by_device(config);
+    for round in 0..4 {
+        let mut peer = Peer::new(0x1000);
+        let out = serde_json::json!({
+            "spi": 0x2000, "direction": "out", "src": "10.10.1.2", "dst": "10.3.3.3", "mode": "tunnel",
+            "alg": "aes-gcm-16", "key": "66".repeat(20),
         });
-        assert_eq!((count, tickets.len()), (0, BURST), "to submit");
-        for (buffer, ticket) in buffers.iter_mut().zip(&tickets) {
-            let opener = ticket.sa.opener.device().unwrap().downcast_ref::<Box<dyn Opener>>().unwrap();
-            opener.open_burst(&mut [OpenJob::new(&mut buffer[128..][ticket.headers.esp_range()], 0)]);
+        let out = serde_json::from_value::<SaSpec>(out).unwrap().validate().unwrap();
+        nf.control(|control| [peer.params(), out].map(|params| control.add_sa(params).unwrap()));
+        let mut buffers: Vec<Vec<u8>> = (0..BURST).map(|_| [&[0; 128][..], &peer.next(), &[0; 128]].concat()).collect();
+        let mut frames: Vec<Range<usize>> = buffers.iter().map(|buffer| 128..buffer.len() - 128).collect();
+        let mut returned: ArrayVec<Returned, BURST> = ArrayVec::new();
+        for pass in ["to open", "to seal", "to send"] {
+            let (core, mut tickets, mut sent) = (&mut nf.cores[0], ArrayVec::new(), 0);
+            let count = allocations(|| {
+                let mut batch = Batch::default();
+                for (buffer, frame) in buffers.iter_mut().zip(&frames) {
+                    batch.push(Packet::new(buffer, frame.clone(), PortIndex(0)).unwrap()).unwrap();
+                }
+                core.counters().flights().give_back(returned.len() as u64);
+                match pass {
+                    "to open" => core.process(Nanos(1), &mut batch),
+                    _ => core.complete(Nanos(2), &mut batch, &returned),
+                }
+                tickets = batch.take_tickets();
+                core.counters().flights().submit(tickets.len() as u64);
+                sent = batch.lanes().filter(|lane| matches!(batch.fate(*lane), Fate::Send(_))).count();
+                batch.lanes().zip(&mut frames).for_each(|(lane, frame)| *frame = batch.packet(lane).range());
+                returned.clear();
+                core.poll_commands();
+            });
+            let expected = if pass == "to send" { (0, 0, BURST) } else { (0, BURST, 0) };
+            assert_eq!((count, tickets.len(), sent), expected, "{pass}, round {round}");
+            for (ticket, (buffer, frame)) in tickets.into_iter().zip(buffers.iter_mut().zip(&frames)) {
+                let verdict = work(&mut buffer[frame.clone()], &ticket);
+                returned.push(Returned { ticket, verdict });
+            }
+            let leaving = [("to open", 0x1000), ("to seal", 0x2000)].into_iter().find(|(when, _)| *when == pass);
+            if let Some((_, spi)) = leaving {
+                nf.control(|control| control.delete_sa(Spi(spi), None, None)).unwrap();
+            }
         }
-        let opened: ArrayVec<Opened, BURST> =
-            tickets.into_iter().map(|ticket| Opened { ticket, verdict: Verdict::Authentic }).collect();
-        let mut sent = 0;
-        let count = allocations(|| {
-            let mut batch = received(&mut buffers);
-            core.poll_commands();
-            core.counters().flights().give_back(BURST as u64);
-            core.complete(Nanos(2), &mut batch, &opened);
-            sent = batch.lanes().filter(|lane| matches!(batch.fate(*lane), Fate::Send(_))).count();
-            drop(opened);
-            core.poll_commands();
-        });
-        assert_eq!((count, sent), (0, BURST), "to take back");
     }
 }
 

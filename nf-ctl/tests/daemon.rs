@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Daemon, fixture, looping, nf_core};
+use nf_core::wire::ipv4;
 use serde_json::Value;
 
 /// Late packets are late for longer than a test takes.
@@ -86,13 +87,204 @@ fn sas_come_and_go_while_a_crypto_device_has_their_packets() {
 
     let status: Value = serde_json::from_str(&daemon.ok(&["--json", "show", "status"])).unwrap();
     assert_eq!(status["ports"][0]["rx_no_buffer"], 0, "{status}");
-    assert!(daemon.ok(&["show", "runtime"]).contains("decap-device"));
+    assert!(daemon.ok(&["show", "runtime"]).contains("crypto-device"));
     // Opened before the directory goes.
     let mut file = fs::File::open(daemon.dir.path().join("log")).unwrap();
     assert!(daemon.stop().0.success());
     let mut log = String::new();
     file.read_to_string(&mut log).unwrap();
     assert!(log.contains("nf-core stops") && !log.contains("could not be cleaned up"), "{log}");
+}
+
+/// A capture of these frames.
+fn write_capture(path: &Path, frames: &[Vec<u8>]) {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut octets = words(&[0xA1B2_C3D4, 0x0004_0002, 0, 0, 65_535, 1]);
+    for frame in frames {
+        octets.extend(words(&[0, 0, frame.len() as u32, frame.len() as u32]));
+        octets.extend(frame);
+    }
+    fs::write(path, octets).unwrap();
+}
+
+/// The frames of a capture.
+fn read_capture(path: &Path) -> Vec<Vec<u8>> {
+    let octets = fs::read(path).unwrap();
+    let (mut at, mut frames) = (24, Vec::new());
+    while at < octets.len() {
+        let length: [u8; 4] = octets[at + 8..at + 12].try_into().unwrap();
+        let end = at + 16 + u32::from_le_bytes(length) as usize;
+        frames.push(octets[at + 16..end].to_vec());
+        at = end;
+    }
+    frames
+}
+
+/// A frame from the protected network with a packet to 192.168.`net`.7.
+fn plain(net: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 253, 0, 0, 172, 16, 0, 9, 192, 168, net, 7];
+    packet.extend(payload);
+    let length = packet.len();
+    ipv4::set_total_length(&mut packet, length);
+    ipv4::refresh_checksum(&mut packet);
+    // The address that the first port of net_pcap has.
+    let mut frame = [&b"\x02pcap\0"[..], &[6; 6], &[8, 0], &packet].concat();
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// A gateway that has a crypto device seal what a capture brings from the protected network.
+fn sealing(crypto: &str, capture: &Path, repeat: bool) -> String {
+    let dir = capture.parent().unwrap().display();
+    let mac = "02:00:00:00:99:01";
+    format!(
+        r#"
+[eal]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx={},tx_pcap={dir}/unused.pcap", "--vdev=net_pcap1,rx_pcap={dir}/empty.pcap,tx_pcap={dir}/sealed.pcap"]
+idle = "sleep"
+mbufs = 2048
+[[port]]
+name = "net_pcap0"
+role = "protected"
+next_hop_mac = "{mac}"
+[[port]]
+name = "net_pcap1"
+role = "unprotected"
+next_hop_mac = "{mac}"
+[crypto]
+engine = "cryptodev"
+{crypto}
+"#,
+        capture.display(),
+        u8::from(repeat)
+    )
+}
+
+/// Outbound SAs follow each other while the device has packets of each, and none of a change is lost.
+#[test]
+fn outbound_sas_come_and_go_while_a_crypto_device_has_their_packets() {
+    let dir = tempfile::tempdir().unwrap();
+    let capture = dir.path().join("plain.pcap");
+    write_capture(&dir.path().join("empty.pcap"), &[]);
+    write_capture(&capture, &(0..100).map(|n| plain(1, &[n; 100])).collect::<Vec<_>>());
+    let config = sealing("device = \"crypto_aesni_mb0\"", &capture, true);
+    let nowhere = format!("net_pcap1,rx_pcap={0}/empty.pcap,tx_pcap={0}/sealed.pcap", dir.path().display());
+    let config = config.replace(&nowhere, "net_null0,no-rx=1").replace("net_pcap1", "net_null0");
+    let mut daemon = Daemon::start(&config);
+    daemon.wait("packets without an SA", |daemon| daemon.dropped(223) > 1000);
+    let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+    let drops = |daemon: &Daemon| daemon.counters()["feature"].clone();
+    let file = daemon.dir.path().join("sa.json");
+    let mut first_drops = None;
+    for spi in 0x2000..0x2005 {
+        let sa = serde_json::json!({
+            "spi": spi, "direction": "out", "src": "10.10.1.2", "dst": "10.1.1.1", "mode": "tunnel",
+            "alg": "aes-cbc", "key": "5a".repeat(16), "auth": "hmac-sha256-128", "auth_key": format!("{spi:064x}"),
+        });
+        fs::write(&file, sa.to_string()).unwrap();
+        daemon.ok(&["sa", "add", "--file", file.to_str().unwrap()]);
+        let first_drops = first_drops.get_or_insert_with(|| drops(&daemon));
+        if spi > 0x2000 {
+            daemon.ok(&["sa", "del", &(spi - 1).to_string()]);
+        }
+        let before = sent(&daemon);
+        daemon.wait("sealed packets", |daemon| sent(daemon) > before + 1000);
+        assert_eq!(drops(&daemon), *first_drops, "{spi:#x}");
+    }
+    daemon.ok(&["sa", "del", "0x2004"]);
+    let without = daemon.dropped(223);
+    daemon.wait("packets without an SA", |daemon| daemon.dropped(223) > without + 1000);
+    assert_eq!(daemon.counters()["in_flight"], 0, "all are back");
+    assert_eq!((daemon.dropped(45), daemon.dropped(224)), (0, 0), "the device did what it was asked for");
+    let mut file = fs::File::open(daemon.dir.path().join("log")).unwrap();
+    assert!(daemon.stop().0.success());
+    let mut log = String::new();
+    file.read_to_string(&mut log).unwrap();
+    assert!(log.contains("nf-core stops") && !log.contains("could not be cleaned up"), "{log}");
+}
+
+/// Tables of SAs by every algorithm, with and without extended sequence numbers, over either IP version and UDP: the
+/// packets to 192.168.n.0/24 go by the n-th.
+fn sa_tables(direction: &str, openssl: bool) -> Vec<String> {
+    let auth = [("hmac-sha1-96", 20), ("hmac-sha256-128", 32), ("hmac-sha384-192", 48), ("hmac-sha512-256", 64)];
+    let mut algorithms = Vec::new();
+    for len in [20, 28, 36] {
+        let icvs = if openssl { &[16][..] } else { &[16, 12, 8] };
+        algorithms.extend(icvs.iter().map(|icv| format!("alg = \"aes-gcm-{icv}\"\nkey = \"{}\"\n", "5a".repeat(len))));
+    }
+    if !openssl {
+        algorithms.push(format!("alg = \"chacha20-poly1305\"\nkey = \"{}\"\n", "5a".repeat(36)));
+    }
+    for (auth, auth_len) in auth {
+        let auth = format!("auth = \"{auth}\"\nauth_key = \"{}\"\n", "a5".repeat(auth_len));
+        let cbc = [16, 24, 32].map(|len| format!("alg = \"aes-cbc\"\nkey = \"{}\"\n{auth}", "5a".repeat(len)));
+        algorithms.extend(cbc.into_iter().chain([format!("alg = \"null\"\n{auth}")]));
+    }
+    let each = algorithms.iter().flat_map(|algorithm| [(algorithm, false), (algorithm, true)]);
+    each.enumerate()
+        .map(|(n, (algorithm, esn))| {
+            let ends = match n % 3 {
+                0 => "src = \"10.10.1.2\"\ndst = \"10.1.1.1\"",
+                1 => "src = \"10.10.1.2\"\ndst = \"10.1.1.1\"\nencap = \"udp\"",
+                _ => "src = \"2001:db8::2\"\ndst = \"2001:db8::1\"\nencap = \"udp\"",
+            };
+            format!(
+                "[[sa]]\nspi = {}\ndirection = \"{direction}\"\nmode = \"tunnel\"\nesn = {esn}\n{ends}\n{algorithm}\
+                 selectors = {{ dst = [\"192.168.{n}.0/24\"] }}\n",
+                0x2000 + n
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn what_a_crypto_device_seals_the_cpu_opens() {
+    for (device, openssl) in [("crypto_aesni_mb0", false), ("crypto_openssl0", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let out = sa_tables("out", openssl);
+        let payloads: Vec<Vec<u8>> =
+            [0usize, 5, 300, 1300].iter().flat_map(|len| (0..out.len()).map(move |n| vec![n as u8; len + n])).collect();
+        let frames: Vec<Vec<u8>> =
+            payloads.iter().enumerate().map(|(n, payload)| plain((n % out.len()) as u8, payload)).collect();
+        write_capture(&path("plain.pcap"), &frames);
+        write_capture(&path("empty.pcap"), &[]);
+        let config = sealing(&format!("device = \"{device}\""), &path("plain.pcap"), false) + &out.concat();
+        let mut daemon = Daemon::start(&config);
+        daemon.wait("all packets", |daemon| daemon.counters()["tx"]["packets"] == frames.len());
+        assert!(daemon.stop().0.success());
+
+        let local = "[[local]]\naddress = \"10.1.1.1\"\n[[local]]\naddress = \"2001:db8::1\"\n";
+        let config = format!("{local}[crypto]\nengine = \"aes-gcm\"\n{}", sa_tables("in", openssl).concat());
+        fs::write(path("replay.toml"), config).unwrap();
+        let mut replay = Command::new(nf_core());
+        replay.args(["replay", "--config"]).args([path("replay.toml"), path("sealed.pcap"), path("opened.pcap")]);
+        let replayed = replay.output().unwrap();
+        assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+        let opened: Vec<Vec<u8>> =
+            read_capture(&path("opened.pcap")).iter().map(|frame| frame[34..].to_vec()).collect();
+        assert_eq!(opened, payloads, "{device}");
+    }
+}
+
+#[test]
+fn what_a_device_has_no_room_for_is_not_sealed_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let capture = dir.path().join("plain.pcap");
+    let frames: Vec<Vec<u8>> = (0..200).map(|n| plain(0, &[n; 100])).collect();
+    write_capture(&capture, &frames);
+    write_capture(&dir.path().join("empty.pcap"), &[]);
+    let crypto = "device = \"crypto_aesni_mb0\"\ndevice_depth = 16";
+    let mut daemon = Daemon::start(&(sealing(crypto, &capture, false) + &sa_tables("out", false)[0]));
+    let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
+    daemon.wait("all packets", |daemon| sent(daemon) + daemon.dropped(224) == frames.len() as u64);
+    let (sent, dropped) = (sent(&daemon), daemon.dropped(224));
+    assert!(sent >= 16 && dropped > 0, "{sent}, {dropped}");
+    assert_eq!(daemon.counters()["in_flight"], 0);
+    let shown: Value = serde_json::from_str(&daemon.ok(&["--json", "sa", "show", "0x2000"])).unwrap();
+    assert_eq!((&shown["packets"], &shown["refused"]), (&sent.into(), &dropped.into()), "{shown}");
+    assert!(daemon.stop().0.success());
+    assert_eq!(read_capture(&dir.path().join("sealed.pcap")).len() as u64, sent);
 }
 
 /// The first so many packets of a capture, as a capture.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::queue::CryptoQueue;
-use super::{CryptoTransform, MAX_AAD, MAX_ICV, MAX_IV};
+use super::{CryptoDirection, CryptoTransform, MAX_AAD, MAX_ICV, MAX_IV};
 use crate::eal::{Eal, SocketId};
 use crate::error::{Errno, Error};
 use crate::life::{self, Lease, lock};
@@ -52,6 +52,8 @@ unsafe impl Sync for Shared {}
 pub struct CryptoSession {
     session: NonNull<std::ffi::c_void>,
     is_aead: bool,
+    /// Bytes of the ICVs that it makes; none if it verifies them.
+    made_icv_len: u8,
     device: Arc<Shared>,
 }
 
@@ -146,7 +148,9 @@ impl CryptoDevice {
             let errno = Errno::last();
             return Err(self.0.failed(format!("no session was made: {errno}; allow for more sessions")));
         };
-        Ok(Arc::new(CryptoSession { session, is_aead: transform.is_aead(), device: Arc::clone(&self.0) }))
+        let made_icv_len = if transform.direction == CryptoDirection::Seal { transform.icv_len } else { 0 };
+        let (is_aead, device) = (transform.is_aead(), Arc::clone(&self.0));
+        Ok(Arc::new(CryptoSession { session, is_aead, made_icv_len, device }))
     }
 }
 
@@ -227,6 +231,10 @@ impl CryptoSession {
 
     pub(super) fn is_aead(&self) -> bool {
         self.is_aead
+    }
+
+    pub(super) fn made_icv_len(&self) -> u8 {
+        self.made_icv_len
     }
 
     pub(super) fn device(&self) -> u8 {

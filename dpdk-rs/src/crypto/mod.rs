@@ -1,5 +1,5 @@
-//! Crypto devices (`rte_cryptodev`): sessions that verify and decrypt, and queues that packets go through and come back
-//! from in order.
+//! Crypto devices (`rte_cryptodev`): sessions that open packets or seal them, and queues that packets go through and come
+//! back from in order.
 
 mod device;
 mod queue;
@@ -16,7 +16,16 @@ pub(crate) const MAX_AAD: usize = sys::SHIM_CRYPTO_MAX_AAD as usize;
 /// The longest ICV in bytes.
 pub(crate) const MAX_ICV: usize = sys::SHIM_CRYPTO_MAX_ICV as usize;
 
-/// What a session decrypts with.
+/// What a session does with packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CryptoDirection {
+    /// Verifies and decrypts.
+    Open,
+    /// Encrypts, then makes the ICV.
+    Seal,
+}
+
+/// What a session encrypts or decrypts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CryptoCipher {
     /// AES in Galois/Counter Mode, an AEAD.
@@ -27,7 +36,7 @@ pub enum CryptoCipher {
     AesCbc,
 }
 
-/// What a session verifies with, where its cipher doesn't.
+/// What a session authenticates with, where its cipher doesn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CryptoAuth {
     /// HMAC-SHA1.
@@ -40,10 +49,12 @@ pub enum CryptoAuth {
     HmacSha512,
 }
 
-/// What the operations of a session do: verify, and decrypt.
+/// What the operations of a session do.
 #[derive(Clone, Copy)]
 pub struct CryptoTransform<'k> {
-    /// The cipher with its key; none to verify alone.
+    /// Which way packets go.
+    pub direction: CryptoDirection,
+    /// The cipher with its key; none to authenticate alone.
     pub cipher: Option<(CryptoCipher, &'k [u8])>,
     /// The integrity algorithm with its key; with every cipher that is not an AEAD, and only then.
     pub auth: Option<(CryptoAuth, &'k [u8])>,
@@ -100,6 +111,7 @@ impl CryptoTransform<'_> {
         Some(sys::shim_crypto_transform {
             cipher: self.cipher.map_or(0, |(cipher, _)| cipher.raw()).try_into().ok()?,
             auth: self.auth.map_or(0, |(auth, _)| auth.raw()).try_into().ok()?,
+            seals: (self.direction == CryptoDirection::Seal).into(),
             key: key.as_ptr(),
             auth_key: auth_key.as_ptr(),
             key_len: key.len().try_into().ok()?,

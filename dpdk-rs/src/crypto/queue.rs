@@ -23,22 +23,24 @@ const LAST_POLLS: usize = 1 << 20;
 /// the session's to say.
 #[derive(Clone, Debug)]
 pub struct CryptoWork {
-    /// What is decrypted, in place.
+    /// What is encrypted or decrypted, in place.
     pub cipher: Range<u32>,
-    /// What is authenticated; an AEAD authenticates what it decrypts and the AAD.
+    /// What is authenticated; an AEAD authenticates the ciphertext and the AAD.
     pub authenticated: Range<u32>,
     /// The IV: of an AEAD, the nonce.
     pub iv: [u8; MAX_IV],
     /// Additional authenticated data.
     pub aad: [u8; MAX_AAD],
-    /// The ICV that was received.
+    /// The ICV that was received, for a session that opens.
     pub icv: [u8; MAX_ICV],
+    /// Where the ICV goes, for a session that seals. Its place may be part of what is authenticated: it is written last.
+    pub icv_at: u32,
 }
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CryptoStatus {
-    /// It is authentic, and decrypted.
+    /// It is authentic, and decrypted; or it is encrypted, and its ICV in place.
     Done,
     /// Its ICV is wrong. What it holds means nothing.
     AuthFailed,
@@ -70,6 +72,12 @@ struct Slot<T> {
     /// A share in the packet's session. Of neighbours with one session the last has it: slots are emptied in order.
     session: Option<Arc<CryptoSession>>,
     status: Option<CryptoStatus>,
+    /// Where the ICV goes that the session makes; empty if it makes none.
+    made_icv: Range<usize>,
+}
+
+impl<T> Slot<T> {
+    const EMPTY: Slot<T> = Slot { carried: None, session: None, status: None, made_icv: 0..0 };
 }
 
 // SAFETY: the operations belong to this queue alone, and a queue pair may be used by any one thread at a time.
@@ -85,8 +93,7 @@ impl<T> CryptoQueue<T> {
             device: String::new(),
             problem: format!("a new pool has fewer than {depth} operations"),
         })?;
-        let slot = |_| Slot { carried: None, session: None, status: None };
-        let slots = (0..depth).map(slot).collect();
+        let slots = (0..depth).map(|_| Slot::EMPTY).collect();
         let device = Arc::clone(device);
         Ok(Self { queue_pair, ops, slots, pushed: 0, taken: 0, given: 0, device, not_sync: PhantomData })
     }
@@ -132,7 +139,12 @@ impl<T> CryptoQueue<T> {
     ) -> Result<(), (Mbuf, T)> {
         let len = packet.data_range().len() as u64;
         let fits = |range: &Range<u32>| range.start <= range.end && u64::from(range.end) <= len;
-        let sound = fits(&work.cipher) && fits(&work.authenticated) && packet.is_contiguous() && packet.is_exclusive();
+        let made_icv = match session.made_icv_len() {
+            0 => 0..0,
+            icv_len => work.icv_at..work.icv_at.saturating_add(icv_len.into()),
+        };
+        let ranges = [&work.cipher, &work.authenticated, &made_icv];
+        let sound = ranges.into_iter().all(fits) && packet.is_contiguous() && packet.is_exclusive();
         let at = self.index(self.pushed);
         let before = self.index(self.pushed.wrapping_sub(1));
         if !sound || self.len() == self.slots.len() || session.device() != self.device.id {
@@ -155,7 +167,10 @@ impl<T> CryptoQueue<T> {
         let session = passed_on.unwrap_or_else(|| Arc::clone(session));
         let (is_aead, raw_session) = (i32::from(session.is_aead()), session.as_ptr());
         match self.slots.get_mut(at) {
-            Some(slot) => *slot = Slot { carried: Some(carried), session: Some(session), status: None },
+            Some(slot) => {
+                let made_icv = made_icv.start as usize..made_icv.end as usize;
+                *slot = Slot { carried: Some(carried), session: Some(session), status: None, made_icv };
+            }
             // There are as many slots as operations.
             None => return Err((packet, carried)),
         }
@@ -217,11 +232,14 @@ impl<T> CryptoQueue<T> {
             // SAFETY: the device has given the operation back, or has not taken it; the packet was its own since `push`.
             let packet = unsafe { sys::shim_crypto_op_take_packet(op.as_ptr()) };
             // The share in the session goes with the slot.
-            *slot = Slot { carried: None, session: None, status: None };
+            let Slot { made_icv, .. } = std::mem::replace(slot, Slot::EMPTY);
             self.given += 1;
             if let Some(packet) = NonNull::new(packet) {
                 // SAFETY: `push` gave ownership of this packet to the operation, from which it was taken just now.
-                let _ = burst.push(unsafe { Mbuf::from_raw(packet) });
+                let mut packet = unsafe { Mbuf::from_raw(packet) };
+                let is_whole = status != CryptoStatus::Done || put_icv(*op, &mut packet, made_icv);
+                let status = if is_whole { status } else { CryptoStatus::Failed };
+                let _ = burst.push(packet);
                 done(carried, status);
                 count += 1;
             }
@@ -252,6 +270,20 @@ impl<T> CryptoQueue<T> {
             }
         }
     }
+}
+
+/// Puts the ICV that an operation has made, if it has, into its packet. False where that has no place for it, which `push`
+/// doesn't let come about.
+#[inline]
+fn put_icv(op: NonNull<sys::rte_crypto_op>, packet: &mut Mbuf, place: Range<usize>) -> bool {
+    if place.is_empty() {
+        return true;
+    }
+    let place = packet.data_mut().ok().and_then(|data| data.get_mut(place)).filter(|place| place.len() <= MAX_ICV);
+    let Some(place) = place else { return false };
+    // SAFETY: the device has given the operation back, whose ICV has `MAX_ICV` bytes.
+    unsafe { sys::shim_crypto_op_icv(op.as_ptr(), place.as_mut_ptr(), place.len() as u8) };
+    true
 }
 
 impl<T> Drop for CryptoQueue<T> {

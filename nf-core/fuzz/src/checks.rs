@@ -78,7 +78,7 @@ impl Nf {
             Fate::Reassemble => core.counters().drops(nf_core::drop::DropReason::FragmentV4).add(1, frame.len() as u64),
             Fate::Fragment { .. } => panic!("each packet fits its port"),
             Fate::Hold => panic!("no SPI is reserved"),
-            Fate::Open => panic!("no crypto device is used"),
+            Fate::Submit => panic!("no crypto device is used"),
             Fate::Pending => panic!("a packet without a fate"),
             Fate::Dropped(_) | Fate::Consumed(_) => {}
         }

@@ -301,7 +301,7 @@ impl CryptoDevice {
     /// [`CryptoDevice::depth`] where the configuration says nothing.
     pub const DEPTH: u16 = 1024;
     /// [`CryptoDevice::sessions`] where the configuration says nothing.
-    pub const SESSIONS: u32 = 4096;
+    pub const SESSIONS: u32 = 8192;
 }
 
 /// The SA database.

@@ -90,6 +90,11 @@ pub trait Sealer: Send + Sync {
     /// Encrypts each packet in place and puts its IV and ICV in; each job says whether it was
     /// [sealed](SealJob::sealed).
     fn seal_burst(&self, jobs: &mut [SealJob<'_>]);
+
+    /// What a crypto device needs to seal the SA's packets, as [`Opener::device`] says for those that it opens.
+    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
+        None
+    }
 }
 
 /// An implementation of ESP's algorithms.
@@ -125,7 +130,7 @@ pub enum EngineChoice {
     IpsecMb,
     /// ring for long packets, Intel's library for short ones.
     Ring,
-    /// A crypto device of DPDK opens; sealing is what `Auto` does.
+    /// A crypto device of DPDK.
     Cryptodev,
 }
 

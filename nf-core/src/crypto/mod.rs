@@ -47,7 +47,7 @@ mod portable;
 #[cfg(feature = "ipsec-mb")]
 mod ring;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transform;
 
 pub use engine::{Engine, EngineChoice, EngineError, OpenJob, Opener, SealJob, Sealer, select};

@@ -13,8 +13,6 @@
 mod ecn;
 mod runs;
 mod strip;
-#[cfg(test)]
-mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,7 +28,7 @@ use crate::crypto::{Layout, OpenJob};
 use crate::drop::DropReason;
 use crate::event::{Event, InvalidSpi, SaRef};
 use crate::lanes::{BURST, Lane, Lanes};
-use crate::lookaside::{Opened, Ticket, Verdict};
+use crate::lookaside::{Returned, Task, Ticket, Verdict};
 use crate::packet::Packet;
 use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
 use crate::sa::inbound::Sa;
@@ -385,27 +383,29 @@ fn submit(sad: &SaTable, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &
     for lane in batch.lanes() {
         if let Some(sa) = by_lane[lane.index()].take() {
             let packet = batch.packet(lane);
-            let ticket = Ticket { sa, seq: admitted.of(lane).seq, headers: packet.headers(), port: packet.port() };
-            batch.submit(lane, ticket);
+            let task = Task::Open { sa, headers: packet.headers() };
+            batch.submit(lane, packet.ticket(admitted.of(lane).seq, task));
         }
     }
 }
 
-/// Takes a burst that has come back from a crypto device through the stages that are left. `opened` are its packets' in
-/// the order of their lanes.
-pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, opened: &[Opened]) {
+/// Takes those packets of a burst that a crypto device has opened through the stages that are left. `returned` are all of
+/// the burst, in the order of their lanes.
+pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, returned: &[Returned]) {
     let mut runs = Runs::new();
     let mut admitted = AdmittedByLane::new();
-    for (lane, Opened { ticket, verdict }) in batch.lanes().into_iter().zip(opened) {
-        let Ticket { sa, seq, headers, .. } = ticket;
+    for (lane, Returned { ticket, verdict }) in batch.lanes().zip(returned) {
+        let Ticket { seq, task: Task::Open { sa, headers }, .. } = ticket else {
+            continue;
+        };
         let outcome = match verdict {
-            Verdict::Authentic if sa.phase().is_over() => Err(over(*headers)),
-            Verdict::Authentic => payload_len(sa.layout, *headers),
+            Verdict::Done if sa.phase().is_over() => Err(over(*headers)),
+            Verdict::Done => payload_len(sa.layout, *headers),
             Verdict::Forged => {
                 sa.counters(core.id).auth_failed.add(1);
                 Err(DropReason::AuthFailed)
             }
-            Verdict::Failed => Err(DropReason::CryptoError),
+            Verdict::Failed => Err(ticket.task.failure()),
         };
         match outcome {
             Ok(payload_len) => {

@@ -8,6 +8,9 @@
 //! 4. `seal`: encrypt and authenticate, grouped by SA;
 //! 5. `send`: the new packet is routed by its own destination.
 //!
+//! Where a crypto device seals packets, a burst ends after `build`, with `submit`; `complete` takes what comes back through
+//! the last stage.
+//!
 //! A packet of which the policy says nothing is left alone, and so dropped by forwarding, which lets nothing leave an
 //! unprotected port that nobody has protected.
 
@@ -16,6 +19,7 @@ mod outer;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use serde_json::Value;
@@ -29,6 +33,7 @@ use crate::event::{Event, SaRef, SaWanted};
 use crate::forward;
 use crate::icmp::Problem;
 use crate::lanes::{BURST, Lane, Lanes};
+use crate::lookaside::{self, Returned, Task, Ticket};
 use crate::net::NetPort;
 use crate::packet::Packet;
 use crate::plugin::{Gate, Instance, Plugin, PluginError, PluginKind};
@@ -76,7 +81,7 @@ struct Encap;
 #[derive(Clone, Copy)]
 struct Job<'s> {
     lane: Lane,
-    sa: &'s OutboundSa,
+    sa: &'s Arc<OutboundSa>,
     inner: Inner,
     seq: SeqNo,
     df: bool,
@@ -100,8 +105,15 @@ impl Plugin for Encap {
         }
         number(core, batch, &mut jobs);
         build(core, batch, &mut jobs);
+        if core.lookaside {
+            submit(batch, &mut jobs);
+        }
         seal(core, batch, &mut jobs);
         send(core, batch, &jobs);
+    }
+
+    fn holds(&self) -> bool {
+        true
     }
 }
 
@@ -320,6 +332,56 @@ fn wrap(packet: &mut Packet<'_>, job: &Job<'_>) -> Option<()> {
     write_esp(octets.get_mut(job.esp_at..)?, layout, sa.key.spi, seq, data_len, next_header)
 }
 
+/// In place of stage 4, where a crypto device seals packets: each gets a ticket. What is left are the packets of SAs that
+/// the core seals itself.
+#[cold]
+fn submit(batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
+    jobs.retain(|job| {
+        if job.sa.sealer().device().is_none() {
+            return true;
+        }
+        let packet = batch.packet(job.lane);
+        let (sa, macs, mtu) = (Arc::clone(job.sa), packet.received_macs(), packet.mtu());
+        // Behind the headers of an IP packet, whose length has 16 bits.
+        let task = Task::Seal { sa, esp_at: job.esp_at as u16, macs, mtu };
+        batch.submit(job.lane, packet.ticket(job.seq, task));
+        false
+    });
+}
+
+/// Takes those packets of a burst that a crypto device has sealed through the stage that is left; gives those that are on
+/// their way. `returned` are all of the burst, in the order of their lanes. What was built before its SA was exchanged or
+/// came to its end leaves as it was built.
+pub(crate) fn complete(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, returned: &[Returned]) -> Lanes {
+    let mut sent = Lanes::NONE;
+    for (lane, Returned { ticket, verdict }) in batch.lanes().zip(returned) {
+        let Ticket { seq, task: Task::Seal { sa, esp_at, .. }, .. } = ticket else {
+            continue;
+        };
+        let packet = batch.packet_mut(lane);
+        let counters = sa.counters(core.id);
+        if *verdict != lookaside::Verdict::Done {
+            counters.refused.add(1);
+            batch.drop(lane, ticket.task.failure());
+            continue;
+        }
+        counters.packets.add(1);
+        counters.octets.add(payload_octets(sa, packet.data().len().saturating_sub((*esp_at).into())));
+        match address(core, packet, sa) {
+            Ok(()) => sent.insert(lane),
+            Err(why) => batch.drop(lane, why),
+        }
+        note_progress(core, sa, *seq);
+    }
+    sent
+}
+
+/// Octets of the payload of an ESP packet that was sealed: what lifetimes count.
+#[inline]
+fn payload_octets(sa: &OutboundSa, esp_len: usize) -> u64 {
+    sa.layout.payload_range(esp_len).map_or(0, |payload| payload.len() as u64)
+}
+
 /// Stage 4: encrypt and authenticate, a call to the engine for each SA's run of packets.
 fn seal(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
     let mut by_lane: [&mut [u8]; BURST] = std::array::from_fn(|_| Default::default());
@@ -351,7 +413,7 @@ fn seal(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, jobs: &mut Jobs<'_>) {
             if work.sealed() {
                 sealed.insert(job.lane);
                 packets += 1;
-                octets += sa.layout.payload_range(work.esp.len()).map_or(0, |payload| payload.len() as u64);
+                octets += payload_octets(sa, work.esp.len());
             }
         }
         let counters = sa.counters(core.id);
@@ -383,18 +445,22 @@ fn note_progress(core: &mut CoreCx<'_>, sa: &OutboundSa, newest: SeqNo) {
 /// Stage 5: each packet gets its own next hop.
 fn send(core: &CoreCx<'_>, batch: &mut Batch<'_>, jobs: &Jobs<'_>) {
     for job in jobs {
-        let packet = batch.packet_mut(job.lane);
-        if job.sa.outer.has_udp() && IpVersion::of(packet.data()) == Some(IpVersion::V6) {
-            // IPv4 does without (RFC 3948 2.1), receivers of IPv6 may not (RFC 8200 8.1).
-            if let Ok(outer) = Inner::parse(packet.data()) {
-                transport::refresh_checksum(packet.data_mut(), &outer);
-            }
-        }
-        let routed =
-            forward::reroute(core.net, packet).and_then(|()| wire::parse_with(packet.data(), HeaderChecksum::Verified));
-        match routed {
-            Ok(headers) => packet.set_encapsulated(headers),
-            Err(why) => batch.drop(job.lane, why),
+        if let Err(why) = address(core, batch.packet_mut(job.lane), job.sa) {
+            batch.drop(job.lane, why);
         }
     }
+}
+
+/// Completes a sealed packet, and gives it its next hop.
+#[inline]
+fn address(core: &CoreCx<'_>, packet: &mut Packet<'_>, sa: &OutboundSa) -> Result<(), DropReason> {
+    if sa.outer.has_udp() && IpVersion::of(packet.data()) == Some(IpVersion::V6) {
+        // IPv4 does without (RFC 3948 2.1), receivers of IPv6 may not (RFC 8200 8.1).
+        if let Ok(outer) = Inner::parse(packet.data()) {
+            transport::refresh_checksum(packet.data_mut(), &outer);
+        }
+    }
+    forward::reroute(core.net, packet)?;
+    packet.set_encapsulated(wire::parse_with(packet.data(), HeaderChecksum::Verified)?);
+    Ok(())
 }

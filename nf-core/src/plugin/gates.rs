@@ -80,8 +80,8 @@ impl Gates {
         self.run_from(0, gate, core, batch, lanes)
     }
 
-    /// Runs `lanes`, which were held there, through the rest of a gate's bindings, from the one that may have held them
-    /// on; gives those that no instance moved.
+    /// Runs `lanes`, which were held there or went to a crypto device, through the rest of a gate's bindings, from the one
+    /// that may have done that on; gives those that no instance moved.
     pub fn resume(&mut self, gate: Gate, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) -> Lanes {
         let holds = |binding: &Binding| self.instances[binding.slot.index()].as_ref().is_some_and(|it| it.holds());
         let first = self.table.gates[gate.index()].iter().position(holds).unwrap_or(0);

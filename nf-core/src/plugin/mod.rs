@@ -101,8 +101,8 @@ pub trait Plugin: Send {
     /// on as if the instance weren't there.
     fn process(&mut self, core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes);
 
-    /// Whether it may hold packets ([`Batch::hold`]). They come back to it, and not to what is bound before it: what has
-    /// seen a packet once doesn't see it again.
+    /// Whether it may hold packets ([`Batch::hold`]) or have a crypto device seal them ([`Batch::submit`]). They come back to
+    /// it, and not to what is bound before it: what has seen a packet once doesn't see it again.
     fn holds(&self) -> bool {
         false
     }

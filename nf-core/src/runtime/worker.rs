@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::drop::DropReason;
 use crate::fragment;
 use crate::lanes::{BURST, Lane};
-use crate::lookaside::{Opened, Ticket, Verdict};
+use crate::lookaside::{Returned, Ticket, Verdict};
 use crate::packet::Packet;
 use crate::sa::larval::{ReservationId, Settled};
 use crate::stage::Stage;
@@ -40,7 +40,7 @@ pub(super) struct Worker {
     whole: Burst<BURST>,
     holding: Holding,
     spreader: Spreader,
-    /// Where packets are opened, unless the core does it.
+    /// Where packets are opened and sealed, unless the core does it.
     device: Option<DeviceQueue>,
 }
 
@@ -80,7 +80,7 @@ enum Entry<'o> {
     /// At its beginning.
     Received,
     /// Where it went to the crypto device.
-    Opened(&'o [Opened]),
+    Returned(&'o [Returned]),
     /// Where it was held for an SA that has matured now.
     Held,
     /// As packets of this host.
@@ -176,7 +176,7 @@ impl Worker {
             }
             self.receive(&mut burst, port, begun);
         }
-        received += self.take_over() + self.take_opened();
+        received += self.take_over() + self.take_back();
         let tsc = Tsc::now();
         if let Some(reassembler) = &mut self.reassembler {
             reassembler.expire(tsc, self.core.counters());
@@ -216,46 +216,43 @@ impl Worker {
     }
 
     /// Takes back what the crypto device is done with, and sends it on; gives how many packets that were.
-    fn take_opened(&mut self) -> usize {
+    fn take_back(&mut self) -> usize {
         let mut taken = 0;
-        // A worker puts nothing in meanwhile: this ends.
+        // Nothing is received meanwhile, and what was opened goes in once more at most, to be sealed: this ends.
         while let Some(device) = self.device.as_mut().filter(|device| !device.is_empty()) {
             let begun = Tsc::now();
             let mut burst = Burst::<BURST>::default();
-            let mut opened = ArrayVec::<Opened, BURST>::new();
+            let mut returned = ArrayVec::<Returned, BURST>::new();
             let count = device.poll(&mut burst, |ticket, status| {
                 let verdict = match status {
-                    CryptoStatus::Done => Verdict::Authentic,
+                    CryptoStatus::Done => Verdict::Done,
                     CryptoStatus::AuthFailed => Verdict::Forged,
                     CryptoStatus::Failed => Verdict::Failed,
                 };
-                opened.push(Opened { ticket, verdict });
+                returned.push(Returned { ticket, verdict });
             });
             if count == 0 {
                 break;
             }
             taken += count;
             self.core.counters().flights().give_back(count as u64);
-            self.process(&mut burst, PortIndex(0), Entry::Opened(&opened), begun);
+            self.process(&mut burst, PortIndex(0), Entry::Returned(&returned), begun);
         }
         taken
     }
 
     /// Hands a packet to the crypto device; drops it where that has too many already.
     fn submit(&mut self, mut packet: Mbuf, ticket: Ticket) {
-        let octets = packet.pkt_len() as u64;
-        let (esp, seq) = (ticket.headers.esp_range(), ticket.seq);
-        let sa = Arc::clone(&ticket.sa);
-        let job = DeviceSa::of(&*sa.opener)
-            .and_then(|device| Some((device.session(), device.work(packet.data_mut().ok()?, esp, seq)?)));
-        let counters = self.core.counters();
+        let job = DeviceSa::of(&ticket.task).and_then(|sa| {
+            let work = sa.work(packet.data_mut().ok()?, &ticket)?;
+            Some((Arc::clone(sa.session()), work))
+        });
         let (Some((session, work)), Some(device)) = (job, &mut self.device) else {
-            counters.drops(DropReason::CryptoError).add(1, octets);
-            return;
+            return self.core.not_submitted(&ticket, ticket.task.failure());
         };
-        match device.push(packet, session, &work, ticket) {
-            Ok(()) => counters.flights().submit(1),
-            Err(_) => counters.drops(DropReason::CryptoQueueFull).add(1, octets),
+        match device.push(packet, &session, &work, ticket) {
+            Ok(()) => self.core.counters().flights().submit(1),
+            Err((_, ticket)) => self.core.not_submitted(&ticket, DropReason::CryptoQueueFull),
         }
     }
 
@@ -264,7 +261,7 @@ impl Worker {
         let started = Tsc::now();
         let wait = self.clock.counts(LAST_WAIT_MS);
         while self.device.as_ref().is_some_and(|device| !device.is_empty()) {
-            if self.take_opened() == 0 && Tsc::now().cycles_since(started) > wait {
+            if self.take_back() == 0 && Tsc::now().cycles_since(started) > wait {
                 break;
             }
         }
@@ -350,7 +347,7 @@ impl Worker {
             let mut batch = Batch::default();
             for (index, mbuf) in burst.as_mut_slice().iter_mut().enumerate() {
                 let port = match entry {
-                    Entry::Opened(opened) => opened.get(index).map_or(port, |opened| opened.ticket.port),
+                    Entry::Returned(returned) => returned.get(index).map_or(port, |returned| returned.ticket.port),
                     Entry::Received | Entry::Held | Entry::Own => port,
                 };
                 let verified = mbuf.ip_checksum() == ChecksumStatus::Good;
@@ -364,11 +361,11 @@ impl Worker {
                 }
             }
             let tsc = Tsc::now();
-            let stage = if let Entry::Opened(_) = entry { Stage::Device } else { Stage::Receive };
+            let stage = if let Entry::Returned(_) = entry { Stage::Device } else { Stage::Receive };
             self.core.stages().add(stage, count, tsc.cycles_since(begun));
             match entry {
                 Entry::Received => self.core.process(self.clock.at(tsc), &mut batch),
-                Entry::Opened(opened) => self.core.complete(self.clock.at(tsc), &mut batch, opened),
+                Entry::Returned(returned) => self.core.complete(self.clock.at(tsc), &mut batch, returned),
                 Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
                 Entry::Own => self.core.originate(self.clock.at(tsc), &mut batch),
             }
@@ -402,9 +399,13 @@ impl Worker {
                     }
                     None => {}
                 },
-                Fate::Open => {
+                Fate::Submit => {
                     if let Some(ticket) = tickets.next() {
-                        self.submit(mbuf, ticket);
+                        let (start, len) = (outcome.start.into(), outcome.len.into());
+                        match mbuf.set_data(start, len) {
+                            Ok(()) => self.submit(mbuf, ticket),
+                            Err(_) => self.core.not_submitted(&ticket, DropReason::NoBuffer),
+                        }
                     }
                 }
                 // Freed together: `done` has room for a burst.

@@ -282,7 +282,8 @@ pub struct OutboundCounters {
     pub packets: Count,
     /// Octets of their ESP payload: what lifetimes count.
     pub octets: Count,
-    /// Packets that were for the SA and could not go: too big, no room in the buffer, no numbers left.
+    /// Packets that were for the SA and could not go: too big, no room in the buffer, no numbers left, not taken or not
+    /// sealed by the engine.
     pub refused: Count,
 }
 

@@ -7,6 +7,8 @@
     reason = "each test binary uses its part of this; a failed unwrap is a failed test"
 )]
 
+pub mod device;
+
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +25,7 @@ use nf_core::counters::Snapshot;
 use nf_core::drop::DropReason;
 use nf_core::holding::{Held, HoldQueue};
 use nf_core::lanes::BURST;
+use nf_core::lookaside::{Returned, Ticket};
 use nf_core::net::NetPort;
 use nf_core::notify::FanOut;
 use nf_core::packet::Packet;
@@ -100,19 +103,34 @@ impl Nf {
     }
 
     fn assemble(config: &Config, cores: usize, registry: Registry, sinks: FanOut, ports: Vec<(String, NetPort)>) -> Nf {
-        let (controller, cores) = Controller::new(config, registry, ports, cores, sinks).unwrap();
+        Nf::of(config, Controller::new(config, registry, ports, cores, sinks).unwrap())
+    }
+
+    fn of(config: &Config, (controller, cores): (Controller, Vec<Core>)) -> Nf {
         let holding = cores.iter().map(|_| HoldQueue::new(config.sad.larval)).collect();
         Nf { controller, cores, holding, now: Nanos(1), output: Vec::new() }
     }
 
     /// With an address and a router for each of the usual two ports, so that packets are forwarded both ways.
     pub fn gateway(config: &str, cores: usize) -> Nf {
-        let roles = [PortRole::Unprotected, PortRole::Protected];
-        let ports = roles.into_iter().zip(MACS.into_iter().zip(ROUTERS)).map(|(role, (mac, router))| {
-            (format!("net-{role}"), NetPort { mtu: 1500, ..NetPort::new(role, mac, Some(router)) })
-        });
         let config = Config::parse(config, Path::new("nf.toml")).unwrap();
-        Nf::assemble(&config, cores, Registry::builtin(), FanOut::default(), ports.collect())
+        Nf::assemble(&config, cores, Registry::builtin(), FanOut::default(), gateway_ports())
+    }
+
+    /// A gateway with one core, whose packets a crypto device opens and seals.
+    pub fn gateway_by_device(config: &str) -> Nf {
+        let config = Config::parse(config, Path::new("nf.toml")).unwrap();
+        let made = Controller::with_engine(
+            Box::new(device::Device),
+            &config,
+            Registry::builtin(),
+            gateway_ports(),
+            1,
+            FanOut::default(),
+        );
+        let mut nf = Nf::of(&config, made.unwrap());
+        nf.cores[0].use_lookaside();
+        nf
     }
 
     /// One burst after the other through core 0, from port 0.
@@ -183,6 +201,15 @@ impl Nf {
     }
 }
 
+/// The two ports of a gateway.
+fn gateway_ports() -> Vec<(String, NetPort)> {
+    let roles = [PortRole::Unprotected, PortRole::Protected];
+    let ports = roles.into_iter().zip(MACS.into_iter().zip(ROUTERS)).map(|(role, (mac, router))| {
+        (format!("net-{role}"), NetPort { mtu: 1500, ..NetPort::new(role, mac, Some(router)) })
+    });
+    ports.collect()
+}
+
 /// What a worker does between two bursts.
 fn poll(core: &mut Core, holding: &mut HoldQueue<Vec<u8>>, now: Nanos) -> Vec<(PortIndex, Vec<u8>)> {
     core.poll_commands();
@@ -225,8 +252,7 @@ fn process(
     entry: Entry,
 ) -> Vec<(PortIndex, Vec<u8>)> {
     let mut sent = Vec::new();
-    let mut buffers: Vec<Vec<u8>> =
-        frames.iter().map(|frame| [&[0; HEADROOM][..], frame, &[0; TAILROOM]].concat()).collect();
+    let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| in_room(frame)).collect();
     let mut batch = Batch::default();
     for (buffer, frame) in buffers.iter_mut().zip(frames) {
         let packet = Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), port).unwrap();
@@ -237,6 +263,49 @@ fn process(
         Entry::Held => core.resume(now, &mut batch),
         Entry::Own => core.originate(now, &mut batch),
     }
+    let mut in_flight = settle(core, holding, now, port, &mut batch, &mut sent);
+    // The device gives back what it has before anything else comes.
+    while !in_flight.is_empty() {
+        let work = |(mut frame, ticket): (Vec<u8>, Ticket)| {
+            let verdict = device::work(&mut frame, &ticket);
+            (frame, Returned { ticket, verdict })
+        };
+        let (frames, returned): (Vec<_>, Vec<_>) = in_flight.into_iter().map(work).unzip();
+        let mut buffers: Vec<Vec<u8>> = frames.iter().map(|frame| in_room(frame)).collect();
+        let mut batch = Batch::default();
+        for ((buffer, frame), Returned { ticket, .. }) in buffers.iter_mut().zip(&frames).zip(&returned) {
+            batch.push(Packet::new(buffer, HEADROOM..HEADROOM + frame.len(), ticket.port).unwrap()).unwrap();
+        }
+        core.counters().flights().give_back(returned.len() as u64);
+        core.complete(now, &mut batch, &returned);
+        in_flight = settle(core, holding, now, port, &mut batch, &mut sent);
+    }
+    let mut errors = Vec::new();
+    while let Some((frame, port)) = core.errors().take() {
+        errors.push((frame.to_vec(), port));
+    }
+    for (frame, port) in errors {
+        sent.extend(process(core, holding, now, port, &[&frame], Entry::Own));
+    }
+    sent
+}
+
+fn in_room(frame: &[u8]) -> Vec<u8> {
+    [&[0; HEADROOM][..], frame, &[0; TAILROOM]].concat()
+}
+
+/// What whoever owns the buffers does with the packets of a burst that a core is done with; gives those that a crypto device
+/// is to do.
+fn settle(
+    core: &mut Core,
+    holding: &mut HoldQueue<Vec<u8>>,
+    now: Nanos,
+    port: PortIndex,
+    batch: &mut Batch<'_>,
+    sent: &mut Vec<(PortIndex, Vec<u8>)>,
+) -> Vec<(Vec<u8>, Ticket)> {
+    let mut tickets = batch.take_tickets().into_iter();
+    let mut in_flight = Vec::new();
     for lane in batch.lanes() {
         let frame = batch.packet(lane).data();
         match batch.fate(lane) {
@@ -263,18 +332,14 @@ fn process(
                 }
             }
             Fate::Dropped(_) | Fate::Consumed(_) => {}
-            Fate::Open => panic!("no crypto device is used"),
+            Fate::Submit => {
+                core.counters().flights().submit(1);
+                in_flight.push((frame.to_vec(), tickets.next().unwrap()));
+            }
             Fate::Pending => panic!("a packet without a fate"),
         }
     }
-    let mut errors = Vec::new();
-    while let Some((frame, port)) = core.errors().take() {
-        errors.push((frame.to_vec(), port));
-    }
-    for (frame, port) in errors {
-        sent.extend(process(core, holding, now, port, &[&frame], Entry::Own));
-    }
-    sent
+    in_flight
 }
 
 /// A peer with an SA of AES-GCM: what it sends, and what the network function must know of it.
