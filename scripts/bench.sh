@@ -43,6 +43,8 @@ say "building"
 secgw=$(scripts/build-secgw.sh "$out")
 $cargo build --release -p nf-core -p pktgen-scenarios
 $cargo bench -p nf-core --bench memory --no-run
+# As the packaged service has it.
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 say "measuring from memory"
 # shellcheck disable=SC2086  # lists of words
 $cargo bench -p nf-core --bench memory -- --json "$PWD/$out/memory.json" $memory

@@ -12,14 +12,19 @@ use crate::net::Net;
 use crate::packet::Packet;
 use crate::path_mtu;
 use crate::plugin::Gate;
+use crate::types::PortIndex;
 use crate::wire::{IpVersion, Kind, protocol};
 
 /// Sends each packet on its way, by what it is, where it is for, and which port it came from.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
-    let mut local = LocalMemo { net: core.net, ours: None, last: None };
+    let mut local = LocalMemo { net: core.net, usual: None, last: None };
     let mut esp = Lanes::NONE;
     for lane in lanes {
         let packet = batch.packet(lane);
+        if local.is_usual(packet) {
+            esp.insert(lane);
+            continue;
+        }
         match core.net.port(packet.port()).map(|port| port.role) {
             Some(PortRole::Unprotected) if local.is_esp_to_us(packet) => esp.insert(lane),
             Some(PortRole::Unprotected) => other_from_unprotected(core, &mut local, batch, lane),
@@ -37,23 +42,29 @@ pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
 /// Whether addresses are ours. Most packets of a burst are for the same one.
 struct LocalMemo<'n> {
     net: &'n Net,
-    /// The last address of IPv4 that was found to be ours.
-    ours: Option<Ipv4Addr>,
+    /// Where the last ESP to us was received, and its destination, of IPv4.
+    usual: Option<(PortIndex, Ipv4Addr)>,
     last: Option<(IpAddr, bool)>,
 }
 
 impl LocalMemo<'_> {
-    /// Whether a packet is ESP to us.
+    /// Whether a packet is ESP to us, by what is known of the one before.
     #[inline(always)]
-    fn is_esp_to_us(&mut self, packet: &Packet<'_>) -> bool {
-        let headers = packet.headers();
-        if !headers.is_esp() {
+    fn is_usual(&self, packet: &Packet<'_>) -> bool {
+        let (Some((port, dst)), headers) = (self.usual, packet.headers()) else {
             return false;
+        };
+        headers.is_esp() && headers.v4().is_some_and(|v4| v4.dst() == dst) && packet.port() == port
+    }
+
+    /// Whether a packet is ESP to us.
+    #[inline(never)]
+    fn is_esp_to_us(&mut self, packet: &Packet<'_>) -> bool {
+        let is_it = packet.headers().is_esp() && self.is_for_us(packet);
+        if is_it && let Some(v4) = packet.headers().v4() {
+            self.usual = Some((packet.port(), v4.dst()));
         }
-        match (headers.v4(), self.ours) {
-            (Some(v4), Some(ours)) if v4.dst() == ours => true,
-            _ => self.is_for_us(packet),
-        }
+        is_it
     }
 
     /// Whether a packet is for us.
@@ -67,11 +78,6 @@ impl LocalMemo<'_> {
             _ => self.net.is_local(dst),
         };
         self.last = Some((dst, local));
-        if let IpAddr::V4(dst) = dst
-            && local
-        {
-            self.ours = Some(dst);
-        }
         local
     }
 }

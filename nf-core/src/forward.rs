@@ -4,7 +4,7 @@
 //! protected network. Both get a next hop and an Ethernet header, and go through the gate egress, where a plugin may
 //! protect them. What it has put into another packet it has routed anew by [`reroute`].
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::batch::Batch;
 use crate::config::PortRole;
@@ -23,7 +23,7 @@ use crate::wire::{IpVersion, ethernet, ipv4, ipv6};
 
 /// Gives each packet its next hop and the Ethernet header for it, and sends it to the egress gate.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
-    let mut router = Router { net: core.net, last: None };
+    let mut router = Router { net: core.net, usual: None, last: None };
     let routed = batch.sift(lanes, |packet| router.forward(packet).inspect_err(|why| tell_sender(core, packet, *why)));
     batch.send_all_to(routed, Gate::Egress);
 }
@@ -127,7 +127,27 @@ fn destination(octets: &[u8]) -> Option<(IpVersion, IpAddr)> {
 /// Routes a burst's packets. Most of them go to few destinations: what was asked last is answered again.
 struct Router<'n> {
     net: &'n Net,
+    /// The last packet's, if that was one as most are.
+    usual: Option<(Usual, Way)>,
     last: Option<(Asked, Way)>,
+}
+
+/// What decides about the next hop of a packet of IPv4 that came out of a tunnel and is for another host: all that others have
+/// besides needn't be looked at.
+#[derive(Clone, Copy)]
+struct Usual {
+    dst: Ipv4Addr,
+    /// The port that it was received on.
+    received: PortIndex,
+}
+
+impl Usual {
+    /// None for other packets.
+    #[inline(always)]
+    fn of(packet: &Packet<'_>) -> Option<Usual> {
+        let it = packet.decapsulated().filter(|it| !it.for_host)?;
+        Some(Usual { dst: it.inner.v4()?.dst(), received: packet.port() })
+    }
 }
 
 /// A next hop, and what the frames that go there have in common.
@@ -154,7 +174,7 @@ impl Way {
     }
 
     /// Has an IP packet go this way: puts the Ethernet header in front of it.
-    #[inline]
+    #[inline(always)]
     fn take(&self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
         packet.set_hop(self.hop);
         match &self.header {
@@ -188,8 +208,23 @@ impl Router<'_> {
         self.last = way.map(|way| (asked, way));
     }
 
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
+        if let Some((usual, way)) = &self.usual
+            && let Some(Usual { dst, received }) = Usual::of(packet)
+            && dst == usual.dst
+            && received == usual.received
+        {
+            if !ipv4::decrement_ttl(packet.data_mut()) {
+                return Err(DropReason::TtlExpired);
+            }
+            return way.take(packet);
+        }
+        self.forward_any(packet)
+    }
+
+    #[inline(never)]
+    fn forward_any(&mut self, packet: &mut Packet<'_>) -> Result<(), DropReason> {
         let received = packet.port();
         let (version, origin, for_host) = match packet.decapsulated() {
             Some(it) => (it.inner.version, Origin::Decapsulated, it.for_host),
@@ -210,6 +245,7 @@ impl Router<'_> {
             if !may_pass {
                 return Err(DropReason::TtlExpired);
             }
+            self.usual = Usual::of(packet).map(|usual| (usual, *way));
         }
         way.take(packet)
     }
@@ -235,7 +271,7 @@ fn may_leave(net: &Net, packet: &Packet<'_>) -> Result<PortIndex, Stop> {
         return Err(DropReason::NoNeighbour.into());
     }
     let mtu = port.mtu.min(packet.mtu());
-    if packet.data().len() > usize::from(mtu) + ethernet::HEADER_LEN && hop.link != LinkAddress::Host {
+    if packet.range().len() > usize::from(mtu) + ethernet::HEADER_LEN && hop.link != LinkAddress::Host {
         return Err(Stop::TooLong { port: hop.port, mtu });
     }
     Ok(hop.port)

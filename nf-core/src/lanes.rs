@@ -59,6 +59,12 @@ impl Lanes {
         self.0 == 0
     }
 
+    /// The lane that is alone in the set; none where there are several, or no lane.
+    #[inline]
+    pub fn only(mut self) -> Option<Lane> {
+        self.next().filter(|_| self.is_empty())
+    }
+
     /// How many there are.
     #[inline]
     pub const fn len(self) -> usize {
@@ -148,6 +154,12 @@ mod tests {
         assert_eq!(Lanes::first_n(BURST).len(), BURST);
         assert_eq!(Lanes::first_n(BURST + 1).len(), BURST);
         assert_eq!(Lane::new(BURST), None);
+    }
+
+    #[test]
+    fn only_one_is_only() {
+        assert_eq!(Lanes::first_n(1).only(), Lane::new(0));
+        assert_eq!([Lanes::NONE, Lanes::first_n(2)].map(Lanes::only), [None, None]);
     }
 
     #[test]

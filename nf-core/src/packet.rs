@@ -174,6 +174,13 @@ impl<'p> Packet<'p> {
         self.headers
     }
 
+    /// ESP of the frame that was received, from the SPI to the end of the ICV; empty where there is none.
+    #[inline]
+    pub(crate) fn esp_mut(&mut self) -> &mut [u8] {
+        let (Range { start, end }, esp) = (self.range(), self.headers.esp_range());
+        self.buffer.get_mut(start + esp.start..end.min(start + esp.end)).unwrap_or_default()
+    }
+
     /// What decapsulation learned, once it is done.
     #[inline]
     pub fn decapsulated(&self) -> Option<&Decapsulated> {

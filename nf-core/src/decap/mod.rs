@@ -155,8 +155,25 @@ enum Ends {
     V6 { src: IpAddr, dst: IpAddr },
 }
 
+impl Ends {
+    /// Whether two packets have the same.
+    #[inline(always)]
+    fn are_shared(one: &Packet<'_>, other: &Packet<'_>) -> bool {
+        match (one.headers().v4(), other.headers().v4()) {
+            (Some(one), Some(other)) => one.word() == other.word(),
+            (None, None) => Ends::are_shared_v6(one, other),
+            _ => false,
+        }
+    }
+
+    #[inline(never)]
+    fn are_shared_v6(one: &Packet<'_>, other: &Packet<'_>) -> bool {
+        (one.outer_src(), one.outer_dst()) == (other.outer_src(), other.outer_dst())
+    }
+}
+
 impl Wanted {
-    #[inline]
+    #[inline(always)]
     fn by(packet: &Packet<'_>) -> Option<Wanted> {
         let headers = packet.headers();
         let ends = match headers.v4() {
@@ -164,15 +181,6 @@ impl Wanted {
             None => Ends::V6 { src: packet.outer_src()?, dst: packet.outer_dst()? },
         };
         Some(Wanted { spi: headers.spi()?, ends })
-    }
-
-    /// Whether a packet is of IPv4 and wants the same.
-    #[inline(always)]
-    fn is_of(&self, headers: Headers) -> bool {
-        let Ends::V4(addresses) = self.ends else {
-            return false;
-        };
-        headers.v4().is_some_and(|its| its.word() == addresses.word()) && headers.spi() == Some(self.spi)
     }
 
     #[inline]
@@ -202,9 +210,10 @@ impl Wanted {
 
 /// Neighbours in a burst that want the same SA.
 struct Flow<'s> {
-    wanted: Wanted,
-    probe: Probe<'s>,
+    spi: Spi,
+    first: Lane,
     lanes: Lanes,
+    probe: Probe<'s>,
 }
 
 /// Stage 1: each packet's SA. Memory is asked for in waves, each for the whole burst, so that the core waits for the
@@ -213,30 +222,26 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
     let mut flows = ArrayVec::<Flow<'s>, BURST>::new();
     for lane in lanes {
         let packet = batch.packet(lane);
-        if let Some(flow) = flows.last_mut()
-            && flow.wanted.is_of(packet.headers())
-        {
-            flow.lanes.insert(lane);
-            continue;
-        }
-        let Some(wanted) = Wanted::by(packet) else {
+        let Some(spi) = packet.headers().spi() else {
             batch.drop(lane, DropReason::EspTruncated);
             continue;
         };
         match flows.last_mut() {
-            Some(flow) if flow.wanted == wanted => flow.lanes.insert(lane),
-            _ => flows.push(Flow { wanted, probe: sad.probe(wanted.spi), lanes: [lane].into_iter().collect() }),
+            Some(flow) if flow.spi == spi && Ends::are_shared(batch.packet(flow.first), packet) => {
+                flow.lanes.insert(lane);
+            }
+            _ => flows.push(Flow { spi, first: lane, lanes: [lane].into_iter().collect(), probe: sad.probe(spi) }),
         }
     }
-    for Flow { wanted, probe, lanes } in &flows {
-        match look_up(sad, *probe, wanted) {
-            Ok(sa) => {
-                sa.prefetch();
-                runs.add(sa, *lanes);
+    for flow in &flows {
+        let headers = batch.packet(flow.first).headers();
+        // What is known to be IPv4 needs none of the branches for IPv6.
+        match headers.v4() {
+            Some(addresses) => {
+                let wanted = Wanted { spi: flow.spi, ends: Ends::V4(addresses) };
+                find(core, sad, batch, flow, &wanted, runs);
             }
-            Err(Stop::Drop(why)) => lanes.for_each(|lane| batch.drop(lane, why)),
-            Err(Stop::Hold(reservation)) => lanes.for_each(|lane| batch.hold(lane, reservation)),
-            Err(Stop::Unknown) => lanes.for_each(|lane| unknown(core, batch, lane, wanted)),
+            None => find_any(core, sad, batch, flow, runs),
         }
     }
     if runs.len() > 1 {
@@ -246,8 +251,38 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
     }
 }
 
+#[inline(never)]
+fn find_any<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, flow: &Flow<'s>, runs: &mut Runs<'s>) {
+    match Wanted::by(batch.packet(flow.first)) {
+        Some(wanted) => find(core, sad, batch, flow, &wanted, runs),
+        None => flow.lanes.for_each(|lane| batch.drop(lane, DropReason::EspTruncated)),
+    }
+}
+
+/// Adds a flow's packets to those of its SA, or ends them.
+#[inline(always)]
+fn find<'s>(
+    core: &mut CoreCx<'_>,
+    sad: &'s SaTable,
+    batch: &mut Batch<'_>,
+    flow: &Flow<'s>,
+    wanted: &Wanted,
+    runs: &mut Runs<'s>,
+) {
+    let lanes = flow.lanes;
+    match look_up(sad, flow.probe, wanted) {
+        Ok(sa) => {
+            sa.prefetch();
+            runs.add(sa, lanes);
+        }
+        Err(Stop::Drop(why)) => lanes.for_each(|lane| batch.drop(lane, why)),
+        Err(Stop::Hold(reservation)) => lanes.for_each(|lane| batch.hold(lane, reservation)),
+        Err(Stop::Unknown) => lanes.for_each(|lane| unknown(core, batch, lane, wanted)),
+    }
+}
+
 /// Finds an SA, or tells why there is none.
-#[inline]
+#[inline(always)]
 fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: &Wanted) -> Result<&'s Sa, Stop> {
     let spi = wanted.spi;
     if !spi.is_assignable() {
@@ -262,7 +297,7 @@ fn look_up<'s>(sad: &'s SaTable, probe: Probe<'s>, wanted: &Wanted) -> Result<&'
 }
 
 /// Ends a packet on an SPI that nobody has heard of; tells the control thread, within the limits.
-#[inline]
+#[inline(always)]
 fn unknown(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lane: Lane, wanted: &Wanted) {
     if let Some(packets) = core.limiter.offer(core.now, wanted.src(), wanted.dst(), wanted.spi) {
         tell_unknown(core, batch.packet(lane), packets, wanted);
@@ -411,7 +446,7 @@ fn open(
         }
         let mut work = ArrayVec::<OpenJob<'_>, BURST>::new();
         for (lane, packet) in batch.select_mut(run.lanes) {
-            work.push(open_job(packet, admitted.of(lane)));
+            work.push(OpenJob::new(packet.esp_mut(), admitted.of(lane).seq.high()));
         }
         run.sa.opener.open_burst(&mut work);
         if work.iter().all(OpenJob::opened) {
@@ -443,7 +478,7 @@ fn open_together(
     let mut work = ArrayVec::<(&Chained, OpenJob<'_>), BURST>::new();
     for (lane, packet) in batch.select_mut(lanes) {
         if let Some(keys) = by_lane[lane.index()] {
-            work.push((keys, open_job(packet, admitted.of(lane))));
+            work.push((keys, OpenJob::new(packet.esp_mut(), admitted.of(lane).seq.high())));
         }
     }
     multi_buffer.open(&mut work);
@@ -453,14 +488,6 @@ fn open_together(
     if !forged.is_empty() {
         runs.iter_mut().for_each(|run| refuse(core, batch, run, forged & run.lanes));
     }
-}
-
-#[inline(always)]
-fn open_job<'j>(packet: &'j mut Packet<'_>, admitted: Admitted) -> OpenJob<'j> {
-    let esp = packet.headers().esp_range();
-    // An empty packet isn't opened, and whatever has been admitted isn't empty.
-    let esp = packet.data_mut().get_mut(esp).unwrap_or_default();
-    OpenJob::new(esp, admitted.seq.high())
 }
 
 /// Drops those of an SA's packets that aren't authentic.
@@ -476,12 +503,22 @@ fn refuse(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, forged: L
 fn commit(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, runs: &mut Runs<'_>, admitted: &AdmittedByLane) {
     for run in runs.iter_mut() {
         let (sa, lanes) = (run.sa, run.lanes);
-        sa.window.commit_run(lanes.map(|lane| admitted.of(lane).seq), |index, why| {
-            if let Some(lane) = lanes.into_iter().nth(index) {
-                run.lanes.remove(lane);
-                batch.drop(lane, replayed(core, sa, why));
+        let mut refuse = |lane, why| {
+            run.lanes.remove(lane);
+            batch.drop(lane, replayed(core, sa, why));
+        };
+        match lanes.only() {
+            Some(lane) => {
+                if let Err(why) = sa.window.commit(admitted.of(lane).seq) {
+                    refuse(lane, why);
+                }
             }
-        });
+            None => sa.window.commit_run(lanes.map(|lane| admitted.of(lane).seq), |index, why| {
+                if let Some(lane) = lanes.into_iter().nth(index) {
+                    refuse(lane, why);
+                }
+            }),
+        }
         let Some(first) = run.lanes.into_iter().next() else {
             continue;
         };

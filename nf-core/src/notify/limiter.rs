@@ -103,7 +103,7 @@ impl Default for CoreLimiter {
 impl CoreLimiter {
     /// Whether a packet on an unknown SPI is worth an event: if so, how many packets of its flow that event stands for,
     /// this one included. A flow that has no place, or has lost it, begins anew at one.
-    #[inline]
+    #[inline(always)]
     pub fn offer(&mut self, now: Nanos, src: IpAddr, dst: IpAddr, spi: Spi) -> Option<u32> {
         if now > self.filled {
             self.fill(now);
@@ -139,7 +139,7 @@ impl CoreLimiter {
         self.new.add(self.known.fill(now));
     }
 
-    #[inline]
+    #[inline(always)]
     fn hash(&self, src: IpAddr, dst: IpAddr, spi: Spi) -> u64 {
         match (src, dst) {
             // Together they fit one word.

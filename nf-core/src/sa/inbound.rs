@@ -9,7 +9,6 @@ use crate::cpu;
 use crate::crypto::{Engine, EngineError, Layout, Opener};
 use crate::hash::mix;
 use crate::sa::lifetime::{Allowance, Limit, Phase, Unit};
-use crate::sa::of_core;
 use crate::sa::permit::Permit;
 use crate::sa::replay::ReplayWindow;
 use crate::sa::spec::{Encap, Mode, SaParams};
@@ -31,7 +30,8 @@ pub struct SaKey {
 
 /// An inbound SA. Shared by all cores: what changes in it is atomic, or per core.
 ///
-/// What every packet needs comes first and fills two cache lines, so that a core that serves many SAs waits for few.
+/// What every packet needs comes first, in the order of its use, and fills four cache lines beside each other. So a core that
+/// serves many SAs asks for all of them at once, and waits for no pointer but those to the keys.
 #[repr(C, align(64))]
 pub struct Sa {
     /// A number for sorting and display. No two SAs of a process have the same.
@@ -53,13 +53,16 @@ pub struct Sa {
     marked: bool,
     /// Verifies and decrypts.
     pub opener: Box<dyn Opener>,
-    counters: Box<[SaCounters]>,
     /// The first sequence number at which traffic may have reached a limit.
     attention: SeqNo,
     /// What may be inside.
     pub permit: Permit,
+    /// The counters of other cores than the first.
+    more_counters: Box<[SaCounters]>,
     /// The anti-replay window.
     pub window: ReplayWindow,
+    /// The counters of the first core, which often is the only one.
+    counters: SaCounters,
     /// What it is found by.
     pub key: SaKey,
     /// Where the newest authentic packet came from, as [`fingerprint`]; 0 before the first.
@@ -83,9 +86,19 @@ pub struct Progress {
     pub mark: Option<Mark>,
 }
 
+/// Octets of a cache line.
+#[cfg(all(target_pointer_width = "64", not(loom)))]
+const CACHE_LINE: usize = 64;
+
 // What [`Sa::prefetch`] asks for is all that a packet needs of the SA itself.
 #[cfg(all(target_pointer_width = "64", not(loom)))]
-const _: () = assert!(std::mem::offset_of!(Sa, key) <= 128);
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(Sa, more_counters) == CACHE_LINE);
+    assert!(offset_of!(Sa, window) + ReplayWindow::SMALL_AT == 2 * CACHE_LINE);
+    assert!(offset_of!(Sa, counters) == 3 * CACHE_LINE);
+    assert!(offset_of!(Sa, key) <= 4 * CACHE_LINE);
+};
 
 impl Sa {
     /// Makes the SA with its key schedule, for `cores` cores.
@@ -118,19 +131,18 @@ impl Sa {
             used: AtomicBool::new(false),
             marked: mark.is_some(),
             opener: engine.prepare(&params.transform)?,
-            counters: (0..cores.max(1)).map(|_| SaCounters::default()).collect(),
             attention: allowance.attention(),
             permit: Permit::from(&params.selectors),
+            more_counters: (1..cores).map(|_| SaCounters::default()).collect(),
             window,
+            counters: SaCounters::default(),
             key,
             source: AtomicU64::new(0),
             allowance,
             mark,
         };
-        if let Some(counters) = sa.counters.first() {
-            counters.packets.add(packets);
-            counters.octets.add(octets);
-        }
+        sa.counters.packets.add(packets);
+        sa.counters.octets.add(octets);
         // A limit that was reached before is reached.
         if highest.0 > 0 {
             sa.note_progress(highest);
@@ -153,16 +165,20 @@ impl Sa {
     #[inline]
     pub(crate) fn prefetch(&self) {
         cpu::prefetch(&self.id);
-        cpu::prefetch(&self.window);
+        cpu::prefetch(&self.more_counters);
+        self.window.prefetch_small();
+        cpu::prefetch(&self.counters);
     }
 
     /// Asks for the memory that the SA points to, once the SA itself is there. The engine's keys are left out: they are
     /// the largest part, and come in while the packets before are being decrypted.
     #[inline]
     pub(crate) fn prefetch_parts(&self, core: CoreId) {
-        self.window.prefetch();
         cpu::prefetch(&*self.opener);
-        cpu::prefetch(self.counters(core));
+        self.window.prefetch_large();
+        if core != CoreId(0) {
+            cpu::prefetch(self.counters(core));
+        }
     }
 
     /// Notes that authentic packets have come, up to this number, and were counted; gives the limit that this has reached.
@@ -212,12 +228,16 @@ impl Sa {
     /// The counters that a core writes.
     #[inline]
     pub fn counters(&self, core: CoreId) -> &SaCounters {
-        of_core(&self.counters, core)
+        match core.index() {
+            0 => &self.counters,
+            other => self.more_counters.get(other - 1).unwrap_or(&self.counters),
+        }
     }
 
     /// The sum of all cores' counters.
     pub fn totals(&self) -> SaTotals {
-        self.counters.iter().fold(SaTotals::default(), |sum, core| SaTotals {
+        let cores = std::iter::once(&self.counters).chain(&self.more_counters);
+        cores.fold(SaTotals::default(), |sum, core| SaTotals {
             packets: sum.packets + core.packets.get(),
             octets: sum.octets + core.octets.get(),
             replay_duplicate: sum.replay_duplicate + core.replay_duplicate.get(),

@@ -129,27 +129,37 @@ impl From<Refused> for DropReason {
 /// several do, a late packet may be judged by where the window is or by where it just was. No number is ever accepted
 /// twice.
 ///
-/// Memory: a struct of 40 octets plus a ring of 8 octets per word, with ⌈W/16⌉ + 1 words rounded up to a power of two:
-/// 64 octets for W = 64, 64 KiB for W = 65,536, none when off.
+/// Memory: a struct of 112 octets, which has room for the ring of a window of up to 112 packets; the ring of a wider one is apart
+/// and takes 8 octets per word, with ⌈W/16⌉ + 1 words rounded up to a power of two: 64 KiB for W = 65,536.
 ///
 /// # Extended sequence numbers
 ///
 /// The high half isn't on the wire and is inferred from the head. This holds while fewer than 2³² - W packets in a row
 /// are lost; after a longer gap every packet fails authentication, and the SA must be replaced. Detecting
 /// that and searching for the sender's high half, as RFC 4303 appendix A3 describes, isn't the window's business.
+#[repr(C)]
 pub struct ReplayWindow {
     /// The highest authenticated number; 0 means none, since 0 itself is never valid.
     head: AtomicU64,
-    /// Empty when the window is off, otherwise a power of two of words.
-    ring: Box<[AtomicU64]>,
-    /// How far left of the head a number may lie: W - 1, or half of the low half's range when the window is off.
-    reach: u32,
     /// The last number that the SA can use.
     last: u64,
+    /// The words of the ring, if they are more than [`SMALL`].
+    large: Box<[AtomicU64]>,
+    /// How many words there are: 0 when the window is off, otherwise a power of two.
+    words: u32,
+    /// How far left of the head a number may lie: W - 1, or half of the low half's range when the window is off.
+    reach: u32,
     esn: bool,
     /// Whether one core alone commits.
     alone: bool,
+    /// log2 of the number of words.
+    words_shift: u8,
+    /// The words of a small ring: where the window itself is, so that a core with many SAs waits for one place of memory less.
+    small: [AtomicU64; SMALL],
 }
+
+/// Words that are in the window itself.
+const SMALL: usize = 8;
 
 impl ReplayWindow {
     /// The window of a new SA: nothing received yet.
@@ -163,7 +173,7 @@ impl ReplayWindow {
             Some(reach) => (reach, (size.get().div_ceil(1 << BLOCK_SHIFT) as usize + 1).next_power_of_two()),
             None => (1 << 31, 0),
         };
-        let ring_shift = words.checked_ilog2().unwrap_or(0);
+        let words_shift = words.checked_ilog2().unwrap_or(0);
         // A generation has 48 bits in its word. The numbers whose generation needs more are refused instead of cut, so
         // that `generation` never truncates. With ESN and the smallest ring (4 words) they begin at 2^54: at 100 million
         // packets per second, an SA would have to live on one key for more than five years to get there. Without ESN,
@@ -171,16 +181,19 @@ impl ReplayWindow {
         let last = match (esn, words) {
             (false, _) => u64::from(u32::MAX),
             (true, 0) => u64::MAX,
-            (true, _) => u64::MAX >> (GENERATION_SHIFT - BLOCK_SHIFT).saturating_sub(ring_shift),
+            (true, _) => u64::MAX >> (GENERATION_SHIFT - BLOCK_SHIFT).saturating_sub(words_shift),
         };
         let head = next.0.saturating_sub(1).min(last);
         let window = ReplayWindow {
             head: AtomicU64::new(head),
-            ring: std::iter::repeat_with(|| AtomicU64::new(0)).take(words).collect(),
-            reach,
             last,
+            large: std::iter::repeat_with(|| AtomicU64::new(0)).take(if words > SMALL { words } else { 0 }).collect(),
+            words: words as u32,
+            reach,
             esn,
             alone: false,
+            words_shift: words_shift as u8,
+            small: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         if !window.is_off() {
             window.fill_up_to(head);
@@ -223,9 +236,35 @@ impl ReplayWindow {
     /// [`Refused`]: the packet is a replay or too old after all; drop it. Never when the window is off.
     #[inline]
     pub fn commit(&self, seq: SeqNo) -> Result<(), Refused> {
+        if self.alone && self.commit_newest_alone(seq) {
+            return Ok(());
+        }
+        self.commit_any(seq)
+    }
+
+    #[inline(never)]
+    fn commit_any(&self, seq: SeqNo) -> Result<(), Refused> {
         let mut verdict = Ok(());
         self.commit_run([seq], |_, why| verdict = Err(why));
         verdict
+    }
+
+    /// As [`commit`](Self::commit) on the only core, of what nearly every number is: newer than all before. False, and nothing
+    /// changed, for any other.
+    #[inline(always)]
+    fn commit_newest_alone(&self, seq: SeqNo) -> bool {
+        let block = block_of(seq.0);
+        if self.is_off() || seq.0 <= self.head.load(Ordering::Relaxed) || seq.0 > self.last {
+            return false;
+        }
+        let word = self.word(block);
+        let Some(seen) = self.seen(word.load(Ordering::Relaxed), block) else {
+            return false;
+        };
+        let marked = self.generation(block) << GENERATION_SHIFT | seen | packet_bit(seq.0);
+        word.store(marked, Ordering::Relaxed);
+        self.head.store(seq.0, Ordering::Relaxed);
+        true
     }
 
     /// After authentication, for a burst of one SA's packets in the order of their arrival: calls `refused` with the
@@ -265,13 +304,22 @@ impl ReplayWindow {
         }
     }
 
-    /// Asks for the memory that a number near the head needs.
+    /// Asks for the words that are in the window itself.
     #[inline]
-    pub(crate) fn prefetch(&self) {
-        if !self.is_off() {
+    pub(crate) fn prefetch_small(&self) {
+        cpu::prefetch(&self.small);
+    }
+
+    /// Asks for the memory outside of the window itself that a number near the head needs, once the window is there.
+    #[inline]
+    pub(crate) fn prefetch_large(&self) {
+        if !self.large.is_empty() {
             cpu::prefetch(self.word(block_of(self.head.load(Ordering::Relaxed))));
         }
     }
+
+    /// Where the words are that the window itself holds.
+    pub(crate) const SMALL_AT: usize = std::mem::offset_of!(ReplayWindow, small);
 
     /// The highest number that was authenticated, or that [`resume_from`](Self::resume_from) took for it.
     pub fn highest(&self) -> Option<SeqNo> {
@@ -377,26 +425,26 @@ impl ReplayWindow {
     /// Not for a window that is off.
     #[inline]
     fn generation(&self, block: u64) -> u64 {
-        // The length is a power of two: this is its logarithm.
-        block >> self.ring.len().trailing_zeros()
+        block >> self.words_shift
     }
 
     /// The word in the block's slot. Not for a window that is off, which has none.
     #[inline]
     fn word(&self, block: u64) -> &AtomicU64 {
-        // In bounds whatever the block: the length is a power of two, the mask one less.
-        &self.ring[block as usize & (self.ring.len() - 1)]
+        // In bounds whatever the block: the number of words is a power of two, the mask one less.
+        let slot = block as usize & (self.words as usize).wrapping_sub(1);
+        if self.large.is_empty() { &self.small[slot % SMALL] } else { &self.large[slot] }
     }
 
     #[inline]
     fn is_off(&self) -> bool {
-        self.ring.is_empty()
+        self.words == 0
     }
 
     /// Marks every number up to `head` as received, as far left as the ring reaches.
     fn fill_up_to(&self, head: u64) {
         let newest = block_of(head);
-        let oldest = newest.saturating_sub(self.ring.len() as u64 - 1);
+        let oldest = newest.saturating_sub(u64::from(self.words) - 1);
         for block in oldest..=newest {
             let received = if block < newest { PACKET_BITS } else { (packet_bit(head) << 1) - 1 };
             self.word(block).store(self.generation(block) << GENERATION_SHIFT | received, Ordering::Relaxed);
@@ -517,7 +565,7 @@ mod tests {
     use super::Refused::{Duplicate, TooOld};
     use super::*;
 
-    const SIZES: [u32; 9] = [32, 33, 47, 48, 49, 64, 100, 1000, 65_536];
+    const SIZES: [u32; 11] = [32, 33, 47, 48, 49, 64, 100, 112, 113, 1000, 65_536];
     const EPOCH: u64 = 1 << 32;
 
     fn size(packets: u32) -> WindowSize {
@@ -563,10 +611,11 @@ mod tests {
     }
 
     #[test]
-    fn a_small_window_takes_one_cache_line() {
-        assert_eq!(window(64, true).ring.len() * size_of::<AtomicU64>(), 64);
-        assert_eq!(window(65_536, true).ring.len() * size_of::<AtomicU64>(), 64 << 10);
-        assert_eq!(size_of::<ReplayWindow>(), 40);
+    fn a_small_window_has_its_words_in_itself() {
+        assert_eq!((window(112, true).words, window(112, true).large.len()), (SMALL as u32, 0));
+        assert_eq!(window(113, true).large.len(), 2 * SMALL);
+        assert_eq!(size_of_val(&*window(65_536, true).large), 64 << 10);
+        assert_eq!(size_of::<ReplayWindow>(), 112);
     }
 
     #[test]
@@ -612,7 +661,7 @@ mod tests {
     #[test]
     fn jumps_forget_what_they_pass_and_keep_what_they_reach() {
         for packets in SIZES {
-            let ring = window(packets, false).ring.len() as u64 * 16;
+            let ring = u64::from(window(packets, false).words) * 16;
             let reach = u64::from(packets) - 1;
             for jump in [1, 16, reach, reach + 1, ring - 1, ring, ring + 1, 3 * ring + 5, 1 << 30] {
                 let w = window(packets, false);
@@ -779,7 +828,7 @@ mod tests {
     fn a_window_in_use_by_the_word_refuses_what_the_head_would_let_pass() {
         // What a core sees whose load of the head was overtaken: the word of the slot belongs to a newer block already.
         let w = window(32, false);
-        let ring = w.ring.len() as u64 * 16;
+        let ring = u64::from(w.words) * 16;
         w.word(block_of(100 + ring)).store((w.generation(block_of(100)) + 1) << GENERATION_SHIFT, Ordering::Relaxed);
         assert_eq!(verdicts(&w, &[SeqNo(100), SeqNo(101)]), [Err(TooOld); 2]);
         assert_eq!(w.highest(), None);

@@ -132,7 +132,7 @@ impl SaTable {
     /// Begins to look up an SPI, and asks for the memory that [`SaTable::resolve`] will read.
     #[inline]
     pub fn probe(&self, spi: Spi) -> Probe<'_> {
-        let first = self.entries.iter_hash(Self::hash(self.seed, spi)).next();
+        let first = self.entries.find(Self::hash(self.seed, spi), |_| true);
         if let Some(entry) = first {
             cpu::prefetch(entry);
         }

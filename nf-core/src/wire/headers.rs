@@ -116,7 +116,8 @@ impl Headers {
     /// Whether the frame is ESP, in UDP or without.
     #[inline]
     pub fn is_esp(self) -> bool {
-        matches!(self.kind, Kind::Esp | Kind::EspInUdp)
+        // As the kind says, which takes more to compare.
+        self.esp_at < self.end
     }
 
     /// The addresses, where they are of IPv4.
@@ -688,6 +689,7 @@ mod tests {
                 let esp = headers.esp_range();
                 prop_assert!(headers.l3() <= usize::from(headers.l4) && headers.l4 <= headers.end);
                 prop_assert!(esp.start <= esp.end && esp.end <= frame.len());
+                prop_assert_eq!(headers.is_esp(), matches!(headers.kind, Kind::Esp | Kind::EspInUdp));
                 let _ = (headers.spi(), headers.src(&frame), headers.udp_ports(&frame));
             }
         }
@@ -723,6 +725,7 @@ mod tests {
             frame[at] = value;
             if let Ok(headers) = parse(&frame) {
                 prop_assert!(headers.esp_range().end <= frame.len());
+                prop_assert_eq!(headers.is_esp(), matches!(headers.kind, Kind::Esp | Kind::EspInUdp));
             }
         }
     }
