@@ -23,6 +23,9 @@ if scripts/charon-plugin.sh; then
 else
 	echo "NOT RUN: the tests of charon's plugin: it can't be built here, see above" >&2
 fi
+# They wait for timers of IKE and of daemons more than they compute.
+: "${RUST_TEST_THREADS:=$((2 * $(nproc)))}"
+export RUST_TEST_THREADS
 # With the whole workspace's features, or everything would be compiled once more.
 # shellcheck disable=SC2086  # a list of words
 exec "${CARGO:-cargo}" test --workspace $tests -- --ignored
