@@ -16,7 +16,7 @@ test: deps-test lint doc ## every test there is
 	scripts/test-as-root.sh
 
 loom:                 ## every interleaving of what cores share: windows, sequence numbers, limits, changes
-	RUSTFLAGS="--cfg loom" $(CARGO) test -p nf-core --no-default-features --test loom --target-dir target/loom
+	RUSTFLAGS="--cfg loom -D warnings" $(CARGO) test -p nf-core --no-default-features --test loom --target-dir target/loom
 
 instructions: deps-test ## instructions for a packet, against their limits
 	scripts/instructions.sh
@@ -78,11 +78,10 @@ lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --manifest-path nf-ctl/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
 	$(CARGO) fmt --manifest-path dpdk-rs/fuzz/Cargo.toml --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) clippy -p nf-core --no-default-features --features instructions --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features nf-core/instructions -- -D warnings
 
 doc:                  ## the API documentation, warnings denied
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --features nf-core/instructions
 
 clean:
 	$(CARGO) clean
