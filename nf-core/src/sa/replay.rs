@@ -319,6 +319,7 @@ impl ReplayWindow {
     }
 
     /// Where the words are that the window itself holds.
+    #[cfg(all(target_pointer_width = "64", not(loom)))]
     pub(crate) const SMALL_AT: usize = std::mem::offset_of!(ReplayWindow, small);
 
     /// The highest number that was authenticated, or that [`resume_from`](Self::resume_from) took for it.
