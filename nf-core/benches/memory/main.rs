@@ -18,8 +18,8 @@ use nf_core::control::controller::Controller;
 use nf_core::core::Core;
 use nf_core::crypto::{self, Engine, EngineChoice};
 use nf_core::lanes::BURST;
-use results::{Clocks, Decap, Flood, Results, Scale};
-use traffic::{IMIX, SIZE_64, SIZE_512, SIZE_1400, Sizes, Traffic};
+use results::{Chained, Clocks, Decap, Flood, Results, Scale};
+use traffic::{CBC_SHA1, CBC_SHA256, CBC_SHA512, IMIX, SIZE_64, SIZE_512, SIZE_1400, Sizes, Suite, Traffic};
 
 /// Packets of a lap with few SAs: short, so that some laps are left alone by the machine's other work.
 const LAP: usize = 1024;
@@ -43,6 +43,9 @@ struct Options {
     /// Decapsulation alone, with this many SAs: 1 or 1000.
     #[arg(long)]
     sas: Option<usize>,
+    /// AES-CBC and HMAC alone, by the engines aes-gcm and ipsec-mb in turn.
+    #[arg(long)]
+    chained: bool,
     /// Laps of each figure; a few are enough to try it, or to count instructions under callgrind.
     #[arg(long)]
     laps: Option<usize>,
@@ -60,6 +63,14 @@ fn main() {
     let laps = options.laps.unwrap_or(if options.quick { 200 } else { 2000 }).max(1);
     let mut results = Results::of_this_machine(engine.name());
     println!("{results}");
+    if options.chained {
+        for suite in [CBC_SHA1, CBC_SHA256, CBC_SHA512] {
+            for (sas, sizes) in [(1, SIZE_64), (1, SIZE_512), (1, SIZE_1400), (1000, SIZE_64), (1000, SIZE_1400)] {
+                results.add(|r| &mut r.chained, chained(suite, sas, sizes, laps));
+            }
+        }
+        return;
+    }
     let mut cases: Vec<Case> = [1, 1000]
         .into_iter()
         .flat_map(|sas| [SIZE_64, SIZE_512, SIZE_1400, IMIX].map(|sizes| (sas, sizes)))
@@ -129,6 +140,28 @@ impl Case {
         let stages = self.best.map(|(_, stages)| stages).unwrap_or_default();
         Decap { sas: self.sas, size: self.sizes.name.to_owned(), clocks: Clocks::of(&self.laps), stages }
     }
+}
+
+/// Packets by AES-CBC and HMAC, by either engine in turn.
+fn chained(suite: Suite, sas: usize, sizes: Sizes, laps: usize) -> Chained {
+    let engines =
+        [EngineChoice::AesGcm, EngineChoice::IpsecMb].map(|choice| crypto::select(choice).expect("the engine"));
+    let traffic = Traffic::by(suite, &*engines[0], sas, (LAP / sas).max(PER_SA), sizes, 64);
+    let (_control, mut cores) = lap::network_function(1, sas.max(1024));
+    let core = &mut cores[0];
+    let mut buffers = Buffers::new();
+    let mut all = [Vec::new(), Vec::new()];
+    for _ in 0..(laps * LAP / traffic.frames.len()).max(1) {
+        for (engine, all) in engines.iter().zip(&mut all) {
+            lap::install(core, traffic.fresh_sas(&**engine, 1));
+            let lap = lap::lap(core, &mut buffers, &traffic.frames, BURST);
+            assert_eq!(lap.sent, lap.packets, "every packet is good");
+            all.push(lap);
+        }
+    }
+    let [portable, together] = all.map(|laps| Clocks::of(&laps));
+    let auth = suite.auth.map_or("", |(auth, _)| auth).to_owned();
+    Chained { auth, sas, size: sizes.name.to_owned(), portable, together }
 }
 
 /// Good packets among ten times as many on unknown SPIs, beside either alone.

@@ -46,6 +46,29 @@ impl fmt::Display for Decap {
     }
 }
 
+/// AES-CBC and HMAC by two engines, in turn.
+#[derive(Debug, Serialize)]
+pub(crate) struct Chained {
+    pub(crate) auth: String,
+    pub(crate) sas: usize,
+    pub(crate) size: String,
+    /// By RustCrypto, one packet after the other.
+    pub(crate) portable: Clocks,
+    /// By libipsec-mb, several at once.
+    pub(crate) together: Clocks,
+}
+
+impl fmt::Display for Chained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Chained { auth, sas, size, portable, together } = self;
+        let ratio = portable.least / together.least;
+        write!(
+            f,
+            "{sas:>7} SAs, {size:>4} octets, aes-cbc, {auth}: aes-gcm {portable}, ipsec-mb {together}, {ratio:.2} times"
+        )
+    }
+}
+
 /// Packets on unknown SPIs.
 #[derive(Debug, Serialize)]
 pub(crate) struct Flood {
@@ -137,6 +160,7 @@ pub(crate) struct Results {
     clocks_per_second: f64,
     engine: String,
     pub(crate) decap: Vec<Decap>,
+    pub(crate) chained: Vec<Chained>,
     pub(crate) flood: Option<Flood>,
     pub(crate) scale: Vec<Scale>,
     pub(crate) together: Option<Together>,
@@ -157,6 +181,7 @@ impl Results {
             clocks_per_second,
             engine: engine.to_owned(),
             decap: Vec::new(),
+            chained: Vec::new(),
             flood: None,
             scale: Vec::new(),
             together: None,

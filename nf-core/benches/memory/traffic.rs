@@ -11,9 +11,8 @@ use nf_core::sa::spec::{SaParams, SaSpec};
 const FIRST_SPI: u32 = 0x1000;
 /// Octets of Ethernet header and outer IPv4 header.
 const OUTER_LEN: usize = 14 + 20;
-/// SPI, sequence number, IV.
-const ESP_FRONT: usize = 16;
-const ICV_LEN: usize = 16;
+/// SPI and sequence number.
+const ESP_HEADER_LEN: usize = 8;
 
 /// The lengths of inner packets, in turn.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +26,20 @@ pub(crate) const SIZE_512: Sizes = Sizes { name: "512", octets: &[512] };
 pub(crate) const SIZE_1400: Sizes = Sizes { name: "1400", octets: &[1400] };
 /// Seven short packets to four middling ones and one long one.
 pub(crate) const IMIX: Sizes = Sizes { name: "IMIX", octets: &[64, 576, 64, 64, 576, 64, 1400, 64, 576, 64, 576, 64] };
+
+/// Algorithms of an SA, as nf.toml names them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suite {
+    pub(crate) alg: &'static str,
+    key_octets: u32,
+    /// The integrity algorithm and the octets of its key.
+    pub(crate) auth: Option<(&'static str, u32)>,
+}
+
+pub(crate) const GCM: Suite = Suite { alg: "aes-gcm-16", key_octets: 20, auth: None };
+pub(crate) const CBC_SHA1: Suite = Suite { alg: "aes-cbc", key_octets: 16, auth: Some(("hmac-sha1-96", 20)) };
+pub(crate) const CBC_SHA256: Suite = Suite { auth: Some(("hmac-sha256-128", 32)), ..CBC_SHA1 };
+pub(crate) const CBC_SHA512: Suite = Suite { auth: Some(("hmac-sha512-256", 64)), ..CBC_SHA1 };
 
 /// Frames one behind the other.
 pub(crate) struct Frames {
@@ -64,11 +77,24 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// `per_sa` frames for each of `sas` SAs, visited in turn: no two neighbours are of one SA where there are several.
+    /// `per_sa` frames by AES-GCM for each of `sas` SAs, visited in turn: no two neighbours are of one SA where there are
+    /// several.
     pub(crate) fn new(engine: &dyn Engine, sas: usize, per_sa: usize, sizes: Sizes, window: u32) -> Traffic {
-        let params: Vec<SaParams> = (0..sas as u32).map(|n| params(n, window)).collect();
+        Traffic::by(GCM, engine, sas, per_sa, sizes, window)
+    }
+
+    /// The same by other algorithms.
+    pub(crate) fn by(
+        suite: Suite,
+        engine: &dyn Engine,
+        sas: usize,
+        per_sa: usize,
+        sizes: Sizes,
+        window: u32,
+    ) -> Traffic {
+        let params: Vec<SaParams> = (0..sas as u32).map(|n| params(suite, n, window)).collect();
         let sealers: Vec<_> =
-            params.iter().map(|params| engine.prepare_seal(&params.transform).expect("AES-GCM")).collect();
+            params.iter().map(|params| engine.prepare_seal(&params.transform).expect("the algorithms")).collect();
         let mut frames = Frames::new();
         let mut number = 0;
         for round in 0..per_sa {
@@ -76,8 +102,9 @@ impl Traffic {
                 let len = sizes.octets[number % sizes.octets.len()];
                 number += 1;
                 let mut frame = frame(params, round as u32 + 1, len);
-                let iv = (round as u64 + 1).to_be_bytes();
-                let mut jobs = [SealJob::new(&mut frame[OUTER_LEN..], 0, &iv)];
+                let iv = (round as u128 + 1).to_be_bytes();
+                let iv = &iv[iv.len() - usize::from(params.transform.layout().iv_len)..];
+                let mut jobs = [SealJob::new(&mut frame[OUTER_LEN..], 0, iv)];
                 sealer.seal_burst(&mut jobs);
                 assert!(jobs[0].sealed());
                 frames.push(&frame);
@@ -136,16 +163,19 @@ impl Traffic {
         self.params
             .iter()
             .enumerate()
-            .map(move |(id, params)| Arc::new(Sa::new(params, id as u32 + 1, engine, cores).expect("AES-GCM")))
+            .map(move |(id, params)| Arc::new(Sa::new(params, id as u32 + 1, engine, cores).expect("the algorithms")))
     }
 }
 
-fn params(number: u32, window: u32) -> SaParams {
+fn params(suite: Suite, number: u32, window: u32) -> SaParams {
     // Keys that differ; their quality doesn't matter here.
-    let key: String = (0..5u32).map(|word| format!("{:08x}", (number + 1).wrapping_mul(0x9E37_79B1 ^ word))).collect();
+    let key = |octets: u32| -> String {
+        (0..octets / 4).map(|word| format!("{:08x}", (number + 1).wrapping_mul(0x9E37_79B1 ^ word))).collect()
+    };
     let spec: SaSpec = serde_json::from_value(serde_json::json!({
-        "spi": FIRST_SPI + number, "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "alg": "aes-gcm-16",
-        "key": key, "replay_window": window,
+        "spi": FIRST_SPI + number, "src": "10.1.1.1", "dst": "10.10.1.2", "mode": "tunnel", "replay_window": window,
+        "alg": suite.alg, "key": key(suite.key_octets),
+        "auth": suite.auth.map(|(auth, _)| auth), "auth_key": suite.auth.map(|(_, octets)| key(octets)),
         "selectors": {"src": ["192.168.0.0/16"], "dst": ["172.16.0.0/12"]},
     }))
     .expect("a sound SA");
@@ -159,16 +189,18 @@ fn frame(params: &SaParams, seq: u32, inner_len: usize) -> Vec<u8> {
     };
     let mut payload = ipv4(Ipv4Addr::new(192, 168, 1, 7), Ipv4Addr::new(172, 16, 0, 9), 17, inner_len);
     payload.resize(inner_len, 0xA5);
-    let pad = (inner_len + 2).next_multiple_of(4) - inner_len - 2;
+    let layout = params.transform.layout();
+    let (iv_len, icv_len) = (usize::from(layout.iv_len), usize::from(layout.icv_len));
+    let esp_len = layout.esp_len(inner_len);
+    let pad = esp_len - ESP_HEADER_LEN - iv_len - inner_len - 2 - icv_len;
     payload.extend((1..=pad as u8).chain([pad as u8, 4]));
-    let esp_len = ESP_FRONT + payload.len() + ICV_LEN;
     let mut frame = vec![0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1, 0x08, 0x00];
     frame.extend(ipv4(src, dst, 50, 20 + esp_len));
     frame.extend(params.key().spi.0.to_be_bytes());
     frame.extend(seq.to_be_bytes());
-    frame.extend([0; 8]);
+    frame.resize(frame.len() + iv_len, 0);
     frame.extend(payload);
-    frame.extend([0; ICV_LEN]);
+    frame.resize(frame.len() + icv_len, 0);
     frame
 }
 
