@@ -54,3 +54,7 @@ mod sync;
 pub mod systemd;
 pub mod types;
 pub mod wire;
+
+// What unit tests share with those in tests/ calls the crate by its name.
+#[cfg(test)]
+extern crate self as nf_core;

@@ -1,6 +1,9 @@
 //! The device here is the portable engine, which does packets when the test says so.
 
-use std::any::Any;
+#[path = "../../tests/common/device.rs"]
+#[allow(unreachable_pub, reason = "tests in tests/ have it as well")]
+mod device;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -8,14 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use self::device::Device;
 use crate::batch::{Batch, Fate};
 use crate::config::{Config, PortRole};
 use crate::control::controller::Controller;
 use crate::core::{Command, Core, CoreCx, Retired};
-use crate::crypto::{Engine, EngineError, MAX_IV_LEN, OpenJob, Opener, Portable, SealJob, Sealer, Transform};
+use crate::crypto::{Engine, OpenJob, Portable, SealJob};
 use crate::drop::DropReason;
 use crate::lanes::Lanes;
-use crate::lookaside::{Returned, Task, Ticket, Verdict};
+use crate::lookaside::{Returned, Ticket, Verdict};
 use crate::net::NetPort;
 use crate::notify::FanOut;
 use crate::packet::Packet;
@@ -38,79 +42,11 @@ const CONFIG: &str = "[[local]]\naddress = \"10.10.1.2\"\n\
                       [[port]]\nname = \"unprotected\"\nrole = \"unprotected\"\n\
                       [[route]]\ndst = \"172.17.0.0/16\"\nport = \"unprotected\"\n";
 
-/// What a device needs of an SA: here all that it takes to do its packets.
-struct Session<W>(W);
-
-impl Opener for Session<Box<dyn Opener>> {
-    fn open_burst(&self, _jobs: &mut [OpenJob<'_>]) {
-        panic!("the core opens nothing that a device is to open");
-    }
-
-    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
-        Some(&self.0)
-    }
-}
-
-impl Sealer for Session<Box<dyn Sealer>> {
-    fn seal_burst(&self, jobs: &mut [SealJob<'_>]) {
-        assert!(jobs.is_empty(), "the core seals nothing that a device is to seal");
-    }
-
-    fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
-        Some(&self.0)
-    }
-}
-
-/// The portable engine as a device.
-struct Device;
-
-impl Engine for Device {
-    fn name(&self) -> &'static str {
-        "device"
-    }
-
-    fn supports(&self, transform: &Transform) -> bool {
-        Portable.supports(transform)
-    }
-
-    fn prepare(&self, transform: &Transform) -> Result<Box<dyn Opener>, EngineError> {
-        Ok(Box::new(Session(Portable.prepare(transform)?)))
-    }
-
-    fn prepare_seal(&self, transform: &Transform) -> Result<Box<dyn Sealer>, EngineError> {
-        Ok(Box::new(Session(Portable.prepare_seal(transform)?)))
-    }
-}
-
 /// A packet that the device has, and where in its buffer it lies.
 struct InFlight {
     buffer: Vec<u8>,
     frame: Range<usize>,
     ticket: Ticket,
-}
-
-impl InFlight {
-    /// The device does it; gives whether it could.
-    fn work(&mut self) -> bool {
-        let frame = &mut self.buffer[self.frame.clone()];
-        let seq = self.ticket.seq;
-        match &self.ticket.task {
-            Task::Open { sa, headers } => {
-                let opener = sa.opener.device().unwrap().downcast_ref::<Box<dyn Opener>>().unwrap();
-                let mut jobs = [OpenJob::new(&mut frame[headers.esp_range()], seq.high())];
-                opener.open_burst(&mut jobs);
-                jobs[0].opened()
-            }
-            Task::Seal { sa, esp_at, .. } => {
-                let sealer = sa.sealer().device().unwrap().downcast_ref::<Box<dyn Sealer>>().unwrap();
-                let mut iv = [0; MAX_IV_LEN];
-                let iv_len = sa.ivs().write(seq, &mut iv);
-                let mut jobs = [SealJob::new(&mut frame[usize::from(*esp_at)..], seq.high(), &iv[..iv_len])];
-                sealer.seal_burst(&mut jobs);
-                jobs[0].sealed()
-            }
-        }
-    }
 }
 
 /// A core, what controls it, and the packets that its device has.
@@ -222,16 +158,10 @@ impl Machine {
     }
 
     fn receive_on(&mut self, frames: &[(PortIndex, Vec<u8>)]) -> Vec<Fate> {
-        let mut buffers: Vec<Vec<u8>> =
-            frames.iter().map(|(_, frame)| [&[0; ROOM][..], frame, &[0; ROOM]].concat()).collect();
-        let mut batch = Batch::default();
-        for (buffer, (port, frame)) in buffers.iter_mut().zip(frames) {
-            batch.push(Packet::new(buffer, ROOM..ROOM + frame.len(), *port).unwrap()).unwrap();
+        for (_, frame) in frames {
             self.core.counters().rx().add(1, frame.len() as u64);
         }
-        self.core.process(Nanos(1), &mut batch);
-        let left = Left::of(batch);
-        self.act(buffers, left)
+        self.run(frames, Core::process)
     }
 
     /// ICMP errors that wait are sent.
@@ -240,24 +170,32 @@ impl Machine {
         while let Some((frame, port)) = self.core.errors().take() {
             frames.push((port, frame.to_vec()));
         }
+        self.run(&frames, Core::originate)
+    }
+
+    /// A burst goes into the core at one of its entries, and the device takes what is for it; gives the fates.
+    fn run(&mut self, frames: &[(PortIndex, Vec<u8>)], entry: fn(&mut Core, Nanos, &mut Batch<'_>)) -> Vec<Fate> {
         let mut buffers: Vec<Vec<u8>> =
             frames.iter().map(|(_, frame)| [&[0; ROOM][..], frame, &[0; ROOM]].concat()).collect();
         let mut batch = Batch::default();
-        for (buffer, (port, frame)) in buffers.iter_mut().zip(&frames) {
+        for (buffer, (port, frame)) in buffers.iter_mut().zip(frames) {
             batch.push(Packet::new(buffer, ROOM..ROOM + frame.len(), *port).unwrap()).unwrap();
         }
-        self.core.originate(Nanos(1), &mut batch);
+        entry(&mut self.core, Nanos(1), &mut batch);
         let left = Left::of(batch);
         self.act(buffers, left)
     }
 
     /// The device gives back those packets that it has had longest; gives the sequence numbers of those that leave, and the
     /// fates of the others.
-    fn give_back(&mut self, count: usize, verdict: impl Fn(bool) -> Verdict) -> (Vec<u64>, Vec<Fate>) {
+    fn give_back(&mut self, count: usize, tell: impl Fn(Verdict) -> Verdict) -> (Vec<u64>, Vec<Fate>) {
         let mut done: Vec<InFlight> = self.in_flight.drain(..count).collect();
         let returned: Vec<Returned> = done
             .iter_mut()
-            .map(|packet| Returned { verdict: verdict(packet.work()), ticket: packet.ticket.clone() })
+            .map(|InFlight { buffer, frame, ticket }| {
+                let verdict = tell(device::work(&mut buffer[frame.clone()], ticket));
+                Returned { ticket: ticket.clone(), verdict }
+            })
             .collect();
         let mut buffers: Vec<Vec<u8>> = done.iter_mut().map(|packet| std::mem::take(&mut packet.buffer)).collect();
         let mut batch = Batch::default();
@@ -344,8 +282,9 @@ impl Left {
     }
 }
 
-fn honest(done: bool) -> Verdict {
-    if done { Verdict::Done } else { Verdict::Forged }
+/// A device that tells the truth.
+fn honest(verdict: Verdict) -> Verdict {
+    verdict
 }
 
 #[test]

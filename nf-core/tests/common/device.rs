@@ -29,7 +29,9 @@ impl Engine for Device {
 struct Session<W>(W);
 
 impl Opener for Session<Box<dyn Opener>> {
-    fn open_burst(&self, _jobs: &mut [OpenJob<'_>]) {}
+    fn open_burst(&self, _jobs: &mut [OpenJob<'_>]) {
+        panic!("the core opens nothing that a device is to open");
+    }
 
     fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
         Some(&self.0)
@@ -37,7 +39,9 @@ impl Opener for Session<Box<dyn Opener>> {
 }
 
 impl Sealer for Session<Box<dyn Sealer>> {
-    fn seal_burst(&self, _jobs: &mut [SealJob<'_>]) {}
+    fn seal_burst(&self, jobs: &mut [SealJob<'_>]) {
+        assert!(jobs.is_empty(), "the core seals nothing that a device is to seal");
+    }
 
     fn device(&self) -> Option<&(dyn Any + Send + Sync)> {
         Some(&self.0)
