@@ -5,7 +5,8 @@ mod common;
 
 use std::io::BufReader;
 
-use common::{Fixture, Nf, fixture_dir, read_pcap};
+use common::pcap::read_pcap;
+use common::{Fixture, Nf, fixture_dir};
 use nf_core::batch::Batch;
 use nf_core::control::controller::{Bind, ControlError, Controller};
 use nf_core::core::CoreCx;

@@ -9,7 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{Fixture, Peer, fixture_dir, fixtures, read_pcap, write_pcap};
+use common::pcap::{read_pcap, write_pcap};
+use common::{Fixture, Peer, fixture_dir, fixtures};
 use nf_core::counters::Report;
 
 const MESSAGE: &str = "%CRYPTO-4-RECVD_PKT_INV_SPI: decaps: rec'd IPSEC packet has invalid spi for destaddr=";

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 mod common;
+#[path = "../../nf-core/tests/common/pcap.rs"]
+#[allow(unreachable_pub, reason = "tests of nf-core have it as well")]
+mod pcap;
 
 use std::fs;
 use std::io::Read;
@@ -10,6 +13,7 @@ use std::process::Command;
 
 use common::{Daemon, fixture, looping, nf_core};
 use nf_core::wire::ipv4;
+use pcap::{read_pcap, write_pcap};
 use serde_json::Value;
 
 /// Late packets are late for longer than a test takes.
@@ -88,36 +92,17 @@ fn sas_come_and_go_while_a_crypto_device_has_their_packets() {
     let status: Value = serde_json::from_str(&daemon.ok(&["--json", "show", "status"])).unwrap();
     assert_eq!(status["ports"][0]["rx_no_buffer"], 0, "{status}");
     assert!(daemon.ok(&["show", "runtime"]).contains("crypto-device"));
+    stops_cleanly(daemon);
+}
+
+/// Ends it: DPDK's environment is cleaned up, so no packet buffer is missing.
+fn stops_cleanly(daemon: Daemon) {
     // Opened before the directory goes.
     let mut file = fs::File::open(daemon.dir.path().join("log")).unwrap();
     assert!(daemon.stop().0.success());
     let mut log = String::new();
     file.read_to_string(&mut log).unwrap();
     assert!(log.contains("nf-core stops") && !log.contains("could not be cleaned up"), "{log}");
-}
-
-/// A capture of these frames.
-fn write_capture(path: &Path, frames: &[Vec<u8>]) {
-    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
-    let mut octets = words(&[0xA1B2_C3D4, 0x0004_0002, 0, 0, 65_535, 1]);
-    for frame in frames {
-        octets.extend(words(&[0, 0, frame.len() as u32, frame.len() as u32]));
-        octets.extend(frame);
-    }
-    fs::write(path, octets).unwrap();
-}
-
-/// The frames of a capture.
-fn read_capture(path: &Path) -> Vec<Vec<u8>> {
-    let octets = fs::read(path).unwrap();
-    let (mut at, mut frames) = (24, Vec::new());
-    while at < octets.len() {
-        let length: [u8; 4] = octets[at + 8..at + 12].try_into().unwrap();
-        let end = at + 16 + u32::from_le_bytes(length) as usize;
-        frames.push(octets[at + 16..end].to_vec());
-        at = end;
-    }
-    frames
 }
 
 /// A frame from the protected network with a packet to 192.168.`net`.7.
@@ -133,14 +118,23 @@ fn plain(net: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A gateway that has a crypto device seal what a capture brings from the protected network.
+/// A gateway that has a crypto device seal what a capture brings from the protected network. What is sealed goes to sealed.pcap
+/// beside it, or to nowhere where the capture repeats without end.
 fn sealing(crypto: &str, capture: &Path, repeat: bool) -> String {
-    let dir = capture.parent().unwrap().display();
+    let dir = capture.parent().unwrap();
+    let (outside, device) = match repeat {
+        true => ("net_null0", "net_null0,no-rx=1".to_owned()),
+        false => {
+            write_pcap(&dir.join("empty.pcap"), &[]);
+            let dir = dir.display();
+            ("net_pcap1", format!("net_pcap1,rx_pcap={dir}/empty.pcap,tx_pcap={dir}/sealed.pcap"))
+        }
+    };
     let mac = "02:00:00:00:99:01";
     format!(
         r#"
 [eal]
-args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx={},tx_pcap={dir}/unused.pcap", "--vdev=net_pcap1,rx_pcap={dir}/empty.pcap,tx_pcap={dir}/sealed.pcap"]
+args = ["--no-huge", "--no-pci", "-m", "256", "--vdev=net_pcap0,rx_pcap={},infinite_rx={},tx_pcap={}/unused.pcap", "--vdev={device}"]
 idle = "sleep"
 mbufs = 2048
 [[port]]
@@ -148,7 +142,7 @@ name = "net_pcap0"
 role = "protected"
 next_hop_mac = "{mac}"
 [[port]]
-name = "net_pcap1"
+name = "{outside}"
 role = "unprotected"
 next_hop_mac = "{mac}"
 [crypto]
@@ -156,7 +150,8 @@ engine = "cryptodev"
 {crypto}
 "#,
         capture.display(),
-        u8::from(repeat)
+        u8::from(repeat),
+        dir.display()
     )
 }
 
@@ -165,11 +160,8 @@ engine = "cryptodev"
 fn outbound_sas_come_and_go_while_a_crypto_device_has_their_packets() {
     let dir = tempfile::tempdir().unwrap();
     let capture = dir.path().join("plain.pcap");
-    write_capture(&dir.path().join("empty.pcap"), &[]);
-    write_capture(&capture, &(0..100).map(|n| plain(1, &[n; 100])).collect::<Vec<_>>());
+    write_pcap(&capture, &(0..100).map(|n| plain(1, &[n; 100])).collect::<Vec<_>>());
     let config = sealing("device = \"crypto_aesni_mb0\"", &capture, true);
-    let nowhere = format!("net_pcap1,rx_pcap={0}/empty.pcap,tx_pcap={0}/sealed.pcap", dir.path().display());
-    let config = config.replace(&nowhere, "net_null0,no-rx=1").replace("net_pcap1", "net_null0");
     let mut daemon = Daemon::start(&config);
     daemon.wait("packets without an SA", |daemon| daemon.dropped(223) > 1000);
     let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
@@ -196,11 +188,7 @@ fn outbound_sas_come_and_go_while_a_crypto_device_has_their_packets() {
     daemon.wait("packets without an SA", |daemon| daemon.dropped(223) > without + 1000);
     assert_eq!(daemon.counters()["in_flight"], 0, "all are back");
     assert_eq!((daemon.dropped(45), daemon.dropped(224)), (0, 0), "the device did what it was asked for");
-    let mut file = fs::File::open(daemon.dir.path().join("log")).unwrap();
-    assert!(daemon.stop().0.success());
-    let mut log = String::new();
-    file.read_to_string(&mut log).unwrap();
-    assert!(log.contains("nf-core stops") && !log.contains("could not be cleaned up"), "{log}");
+    stops_cleanly(daemon);
 }
 
 /// Tables of SAs by every algorithm, with and without extended sequence numbers, over either IP version and UDP: the
@@ -247,8 +235,7 @@ fn what_a_crypto_device_seals_the_cpu_opens() {
             [0usize, 5, 300, 1300].iter().flat_map(|len| (0..out.len()).map(move |n| vec![n as u8; len + n])).collect();
         let frames: Vec<Vec<u8>> =
             payloads.iter().enumerate().map(|(n, payload)| plain((n % out.len()) as u8, payload)).collect();
-        write_capture(&path("plain.pcap"), &frames);
-        write_capture(&path("empty.pcap"), &[]);
+        write_pcap(&path("plain.pcap"), &frames);
         let config = sealing(&format!("device = \"{device}\""), &path("plain.pcap"), false) + &out.concat();
         let mut daemon = Daemon::start(&config);
         daemon.wait("all packets", |daemon| daemon.counters()["tx"]["packets"] == frames.len());
@@ -261,8 +248,7 @@ fn what_a_crypto_device_seals_the_cpu_opens() {
         replay.args(["replay", "--config"]).args([path("replay.toml"), path("sealed.pcap"), path("opened.pcap")]);
         let replayed = replay.output().unwrap();
         assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
-        let opened: Vec<Vec<u8>> =
-            read_capture(&path("opened.pcap")).iter().map(|frame| frame[34..].to_vec()).collect();
+        let opened: Vec<Vec<u8>> = read_pcap(&path("opened.pcap")).iter().map(|frame| frame[34..].to_vec()).collect();
         assert_eq!(opened, payloads, "{device}");
     }
 }
@@ -272,8 +258,7 @@ fn what_a_device_has_no_room_for_is_not_sealed_and_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let capture = dir.path().join("plain.pcap");
     let frames: Vec<Vec<u8>> = (0..200).map(|n| plain(0, &[n; 100])).collect();
-    write_capture(&capture, &frames);
-    write_capture(&dir.path().join("empty.pcap"), &[]);
+    write_pcap(&capture, &frames);
     let crypto = "device = \"crypto_aesni_mb0\"\ndevice_depth = 16";
     let mut daemon = Daemon::start(&(sealing(crypto, &capture, false) + &sa_tables("out", false)[0]));
     let sent = |daemon: &Daemon| daemon.counters()["tx"]["packets"].as_u64().unwrap();
@@ -284,17 +269,12 @@ fn what_a_device_has_no_room_for_is_not_sealed_and_is_counted() {
     let shown: Value = serde_json::from_str(&daemon.ok(&["--json", "sa", "show", "0x2000"])).unwrap();
     assert_eq!((&shown["packets"], &shown["refused"]), (&sent.into(), &dropped.into()), "{shown}");
     assert!(daemon.stop().0.success());
-    assert_eq!(read_capture(&dir.path().join("sealed.pcap")).len() as u64, sent);
+    assert_eq!(read_pcap(&dir.path().join("sealed.pcap")).len() as u64, sent);
 }
 
 /// The first so many packets of a capture, as a capture.
 fn beginning(capture: &Path, packets: usize, of: &Path) {
-    let octets = fs::read(capture).unwrap();
-    let end = (0..packets).fold(24, |at, _| {
-        let length: [u8; 4] = octets[at + 8..at + 12].try_into().unwrap();
-        at + 16 + u32::from_le_bytes(length) as usize
-    });
-    fs::write(of, &octets[..end]).unwrap();
+    write_pcap(of, &read_pcap(capture)[..packets]);
 }
 
 /// The SAs of `nf-ctl sa add` and their replay windows outlive SIGKILL, and nothing outlives SIGTERM.

@@ -8,6 +8,7 @@
 )]
 
 pub mod device;
+pub mod pcap;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -449,25 +450,6 @@ pub fn ipv4(src: [u8; 4], dst: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8>
     packet
 }
 
-/// The frames of a capture.
-pub fn read_pcap(path: &Path) -> Vec<Vec<u8>> {
-    let mut reader = pcap_file::pcap::PcapReader::new(std::fs::File::open(path).unwrap()).unwrap();
-    let mut frames = Vec::new();
-    while let Some(packet) = reader.next_packet() {
-        frames.push(packet.unwrap().data.into_owned());
-    }
-    frames
-}
-
-/// Writes a capture of frames, all at one time.
-pub fn write_pcap(path: &Path, frames: &[Vec<u8>]) {
-    let mut writer = pcap_file::pcap::PcapWriter::new(std::fs::File::create(path).unwrap()).unwrap();
-    for frame in frames {
-        let packet = pcap_file::pcap::PcapPacket::new(std::time::Duration::ZERO, frame.len() as u32, frame);
-        writer.write_packet(&packet).unwrap();
-    }
-}
-
 /// The fixtures' names.
 pub fn fixtures() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(fixture_dir())
@@ -512,7 +494,7 @@ impl Fixture {
         Fixture {
             name: name.to_owned(),
             config,
-            frames: read_pcap(&fixture_dir().join(format!("{name}.pcap"))),
+            frames: pcap::read_pcap(&fixture_dir().join(format!("{name}.pcap"))),
             inner: expect["inner"]
                 .as_array()
                 .unwrap()
