@@ -141,7 +141,6 @@ fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admi
 }
 
 /// What an SA is looked up by.
-#[derive(Clone, Copy, PartialEq, Eq)]
 struct Wanted {
     spi: Spi,
     ends: Ends,
@@ -149,7 +148,6 @@ struct Wanted {
 
 /// The two ends of an outer packet. Those of IPv4 are compared as a number: an [`IpAddr`] that has just been made is compared
 /// octet by octet in memory, and the CPU waits for what it wrote there.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
     V4(ipv4::Addresses),
     V6 { src: IpAddr, dst: IpAddr },
@@ -173,16 +171,6 @@ impl Ends {
 }
 
 impl Wanted {
-    #[inline(always)]
-    fn by(packet: &Packet<'_>) -> Option<Wanted> {
-        let headers = packet.headers();
-        let ends = match headers.v4() {
-            Some(addresses) => Ends::V4(addresses),
-            None => Ends::V6 { src: packet.outer_src()?, dst: packet.outer_dst()? },
-        };
-        Some(Wanted { spi: headers.spi()?, ends })
-    }
-
     #[inline]
     fn version(&self) -> IpVersion {
         match self.ends {
@@ -241,7 +229,7 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
                 let wanted = Wanted { spi: flow.spi, ends: Ends::V4(addresses) };
                 find(core, sad, batch, flow, &wanted, runs);
             }
-            None => find_any(core, sad, batch, flow, runs),
+            None => find_v6(core, sad, batch, flow, runs),
         }
     }
     if runs.len() > 1 {
@@ -252,10 +240,14 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
 }
 
 #[inline(never)]
-fn find_any<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, flow: &Flow<'s>, runs: &mut Runs<'s>) {
-    match Wanted::by(batch.packet(flow.first)) {
-        Some(wanted) => find(core, sad, batch, flow, &wanted, runs),
-        None => flow.lanes.for_each(|lane| batch.drop(lane, DropReason::EspTruncated)),
+fn find_v6<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, flow: &Flow<'s>, runs: &mut Runs<'s>) {
+    let packet = batch.packet(flow.first);
+    match (packet.outer_src(), packet.outer_dst()) {
+        (Some(src), Some(dst)) => {
+            let wanted = Wanted { spi: flow.spi, ends: Ends::V6 { src, dst } };
+            find(core, sad, batch, flow, &wanted, runs);
+        }
+        _ => flow.lanes.for_each(|lane| batch.drop(lane, DropReason::EspTruncated)),
     }
 }
 
@@ -454,7 +446,7 @@ fn open(
         }
         let forged: Lanes = run.lanes.zip(&work).filter(|(_, work)| !work.opened()).map(|(lane, _)| lane).collect();
         drop(work);
-        refuse(core, batch, run, forged);
+        drop_forged(core, batch, run, forged);
     }
     if !together.is_empty() {
         open_together(core, multi_buffer, batch, runs, admitted, together);
@@ -486,12 +478,12 @@ fn open_together(
     drop(work);
     let forged = lanes - opened;
     if !forged.is_empty() {
-        runs.iter_mut().for_each(|run| refuse(core, batch, run, forged & run.lanes));
+        runs.iter_mut().for_each(|run| drop_forged(core, batch, run, forged & run.lanes));
     }
 }
 
 /// Drops those of an SA's packets that aren't authentic.
-fn refuse(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, forged: Lanes) {
+fn drop_forged(core: &CoreCx<'_>, batch: &mut Batch<'_>, run: &mut Run<'_>, forged: Lanes) {
     run.lanes -= forged;
     for lane in forged {
         run.sa.counters(core.id).auth_failed.add(1);
