@@ -261,7 +261,7 @@ impl ReplayWindow {
         let Some(seen) = self.seen(word.load(Ordering::Relaxed), block) else {
             return false;
         };
-        let marked = self.generation(block) << GENERATION_SHIFT | seen | packet_bit(seq.0);
+        let marked = self.with_received(block, seen | packet_bit(seq.0));
         word.store(marked, Ordering::Relaxed);
         self.head.store(seq.0, Ordering::Relaxed);
         true
@@ -356,7 +356,7 @@ impl ReplayWindow {
             if fresh == 0 {
                 break (in_window, 0);
             }
-            let marked = self.generation(block) << GENERATION_SHIFT | seen | fresh;
+            let marked = self.with_received(block, seen | fresh);
             if self.alone {
                 word.store(marked, Ordering::Relaxed);
                 break (in_window, fresh);
@@ -423,6 +423,12 @@ impl ReplayWindow {
         }
     }
 
+    /// What stands in the block's slot when these of its numbers were received, by their packet bits.
+    #[inline]
+    fn with_received(&self, block: u64, bits: u64) -> u64 {
+        self.generation(block) << GENERATION_SHIFT | bits
+    }
+
     /// Not for a window that is off.
     #[inline]
     fn generation(&self, block: u64) -> u64 {
@@ -448,7 +454,7 @@ impl ReplayWindow {
         let oldest = newest.saturating_sub(u64::from(self.words) - 1);
         for block in oldest..=newest {
             let received = if block < newest { PACKET_BITS } else { (packet_bit(head) << 1) - 1 };
-            self.word(block).store(self.generation(block) << GENERATION_SHIFT | received, Ordering::Relaxed);
+            self.word(block).store(self.with_received(block, received), Ordering::Relaxed);
         }
     }
 }
