@@ -123,12 +123,12 @@ impl ChainKey {
             Hash::Sha512 => functions.sha512_one_block?,
         };
         let mut block = Wiped::new([0; MAX_BLOCK]);
-        for (pad, state) in [(0x36, true), (0x5c, false)] {
+        let Expanded { inner, outer, .. } = &mut *expanded;
+        for (pad, state) in [(0x36, inner), (0x5c, outer)] {
             let padded = block.get_mut(..hash.block_len())?;
             padded.fill(pad);
             // A key that is longer than a block would have to be hashed; ESP has none.
             padded.get_mut(..hmac_key.len())?.iter_mut().zip(hmac_key).for_each(|(octet, key)| *octet ^= key);
-            let state = if state { &mut expanded.inner } else { &mut expanded.outer };
             // SAFETY: it reads a block of the hash and writes a state, 64 octets at most.
             unsafe { absorb(padded.as_ptr().cast(), state.as_mut_ptr().cast()) };
         }
