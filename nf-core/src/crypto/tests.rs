@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 
 /// Every transform there is, by cipher, key length and integrity algorithm. Keys are fixed and all different.
-/// All that there are.
 pub(crate) fn transforms(esn: bool) -> Vec<Transform> {
     let key = |len: usize| (0..len).map(|i| (i * 7 + len) as u8).collect::<Vec<u8>>();
     let mut all = Vec::new();
