@@ -597,9 +597,7 @@ impl IkeSa {
         old.queue = farewells;
         self.queue.extend(rest);
         self.last_heard = self.last_heard.max(old.last_heard);
-        old.phase = Phase::Replaced;
-        old.rekey_at = None;
-        old.expire_at = Some(cx.now + LINGER);
+        old.make_redundant(cx);
         if let Some(suite) = self.suite {
             let spis = (self.spi_i, self.spi_r);
             cx.event(Event::IkeRekeyed { old: old.id, new: self.id, spis, suite });
@@ -609,18 +607,16 @@ impl IkeSa {
     }
 
     /// The successor is gone before it could take over, for the peer has deleted it: what it would have taken over ends here.
-    /// The IKE SA itself stays for a moment, so that the peer's DELETE of it has an answer.
     pub fn end_like_successor(&mut self, cx: &mut Cx<'_>) {
         let reason = Failure::DeletedByPeer;
-        self.phase = Phase::Replaced;
-        self.rekey_at = None;
-        self.expire_at = Some(cx.now + LINGER);
+        self.make_redundant(cx);
         self.drop_children(cx, ChildDownReason::IkeDown);
         self.drop_tasks(cx, &reason);
         self.report_down(cx, reason);
     }
 
-    /// Lost a collision of rekeys: whoever made it deletes it.
+    /// It has a successor, or has lost a collision of rekeys: whoever made it deletes it, and it stays for a moment so that a
+    /// DELETE of the peer's has an answer.
     pub fn make_redundant(&mut self, cx: &mut Cx<'_>) {
         self.phase = Phase::Replaced;
         self.rekey_at = None;
