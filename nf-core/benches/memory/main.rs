@@ -102,6 +102,14 @@ fn main() {
     }
 }
 
+/// A lap with new SAs, of whose packets every one is good.
+fn good_lap(core: &mut Core, buffers: &mut Buffers, traffic: &Traffic, engine: &dyn Engine) -> Lap {
+    lap::install(core, traffic.fresh_sas(engine, 1));
+    let lap = lap::lap(core, buffers, &traffic.frames, BURST);
+    assert_eq!(lap.sent, lap.packets, "every packet is good");
+    lap
+}
+
 /// Decapsulation of one kind of traffic.
 struct Case {
     sas: usize,
@@ -125,10 +133,8 @@ impl Case {
 
     fn run(&mut self, engine: &dyn Engine, laps: usize) {
         for _ in 0..(laps * LAP / self.traffic.frames.len()).max(1) {
-            lap::install(&mut self.core, self.traffic.fresh_sas(engine, 1));
             let before = self.core.stages().report();
-            let lap = lap::lap(&mut self.core, &mut self.buffers, &self.traffic.frames, BURST);
-            assert_eq!(lap.sent, lap.packets, "every packet is good");
+            let lap = good_lap(&mut self.core, &mut self.buffers, &self.traffic, engine);
             self.laps.push(lap);
             if self.best.as_ref().is_none_or(|(best, _)| lap.per_packet() < best.per_packet()) {
                 self.best = Some((lap, results::stages(&before, &self.core.stages().report())));
@@ -153,10 +159,7 @@ fn chained(suite: Suite, sas: usize, sizes: Sizes, laps: usize) -> Chained {
     let mut all = [Vec::new(), Vec::new()];
     for _ in 0..(laps * LAP / traffic.frames.len()).max(1) {
         for (engine, all) in engines.iter().zip(&mut all) {
-            lap::install(core, traffic.fresh_sas(&**engine, 1));
-            let lap = lap::lap(core, &mut buffers, &traffic.frames, BURST);
-            assert_eq!(lap.sent, lap.packets, "every packet is good");
-            all.push(lap);
+            all.push(good_lap(core, &mut buffers, &traffic, &**engine));
         }
     }
     let [portable, together] = all.map(|laps| Clocks::of(&laps));
@@ -201,11 +204,8 @@ fn scale(engine: &dyn Engine, sas: usize, laps: usize) -> Scale {
     let mut all = Vec::new();
     let mut locate = f64::INFINITY;
     for _ in 0..laps {
-        lap::install(core, traffic.fresh_sas(engine, 1));
         let before = core.stages().report();
-        let lap = lap::lap(core, &mut buffers, &traffic.frames, BURST);
-        assert_eq!(lap.sent, lap.packets, "every packet is good");
-        all.push(lap);
+        all.push(good_lap(core, &mut buffers, &traffic, engine));
         let stages = results::stages(&before, &core.stages().report());
         let found = stages.iter().find(|(stage, _)| stage == "decap-locate").map_or(0.0, |(_, clocks)| *clocks);
         locate = locate.min(found);
