@@ -69,7 +69,7 @@ impl RxQueue {
         let n = usize::from(n.min(room));
         // SAFETY: the driver wrote n packets, which are nobody else's.
         unsafe { burst.grow(n) };
-        for packet in burst.iter_mut().skip(before) {
+        for packet in burst.as_mut_slice().get_mut(before..).unwrap_or_default() {
             packet.settle_length();
         }
         n

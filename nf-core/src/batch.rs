@@ -82,6 +82,16 @@ impl Default for Batch<'_> {
     }
 }
 
+impl<'p> Extend<Packet<'p>> for Batch<'p> {
+    /// Adds received packets, as many as there is room for.
+    #[inline]
+    fn extend<I: IntoIterator<Item = Packet<'p>>>(&mut self, packets: I) {
+        let before = self.packets.len();
+        self.packets.extend(packets.into_iter().take(BURST - before));
+        self.pending |= Lanes::first_n(self.packets.len()) - Lanes::first_n(before);
+    }
+}
+
 impl<'p> Batch<'p> {
     /// Adds a received packet; none, and the packet isn't in it, when [`BURST`] are in.
     #[inline]
@@ -92,11 +102,11 @@ impl<'p> Batch<'p> {
         Some(lane)
     }
 
-    /// Notes that the port has found the IPv4 header's checksum right. What it finds wrong is for the core to look at: a
+    /// Notes of which packets the port has found the IPv4 header's checksum right. What it finds wrong is for the core to look at: a
     /// port that is mistaken then costs no packet.
     #[inline]
-    pub fn set_verified(&mut self, lane: Lane) {
-        self.verified.insert(lane);
+    pub fn set_verified(&mut self, lanes: Lanes) {
+        self.verified |= lanes;
     }
 
     /// The lanes whose IPv4 header checksum the port has found right.
@@ -140,6 +150,12 @@ impl<'p> Batch<'p> {
         })
     }
 
+    /// All packets, by lane.
+    #[inline]
+    pub fn packets(&self) -> &[Packet<'p>] {
+        &self.packets
+    }
+
     /// All packets at once, by lane, for stages that need several of them mutably.
     #[inline]
     pub fn packets_mut(&mut self) -> &mut [Packet<'p>] {
@@ -167,6 +183,12 @@ impl<'p> Batch<'p> {
     #[inline]
     pub fn fate(&self, lane: Lane) -> Fate {
         self.fates[lane.index()]
+    }
+
+    /// What became of the packets, by lane.
+    #[inline]
+    pub fn fates(&self) -> [Fate; BURST] {
+        self.fates
     }
 
     /// Drops the packet. This is the only way to lose one. A packet whose fate is sealed keeps it.

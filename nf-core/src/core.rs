@@ -483,7 +483,7 @@ mod tests {
         for (number, frame) in frames.iter_mut().enumerate() {
             let lane = batch.push(Packet::new(frame, 0..64, PortIndex(0)).unwrap()).unwrap();
             if number == 1 {
-                batch.set_verified(lane);
+                batch.set_verified([lane].into_iter().collect());
             }
         }
         let [first, second, third] = batch.lanes().into_iter().collect::<Vec<_>>()[..] else { panic!("three lanes") };

@@ -91,10 +91,17 @@ impl Iterator for Lanes {
     }
 }
 
+impl Extend<Lane> for Lanes {
+    #[inline]
+    fn extend<I: IntoIterator<Item = Lane>>(&mut self, lanes: I) {
+        lanes.into_iter().for_each(|lane| self.insert(lane));
+    }
+}
+
 impl FromIterator<Lane> for Lanes {
     fn from_iter<I: IntoIterator<Item = Lane>>(lanes: I) -> Lanes {
         let mut set = Lanes::NONE;
-        lanes.into_iter().for_each(|lane| set.insert(lane));
+        set.extend(lanes);
         set
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use dpdk_rs::{Burst, ChecksumStatus, CryptoStatus, Mbuf, Mempool, RxQueue, Tsc, TxQueue};
+use dpdk_rs::{Burst, ChecksumStatus, CryptoStatus, Mbuf, Mempool, NotWritable, RxQueue, Tsc, TxQueue};
 
 use super::clock::Clock;
 use super::cryptodev::{DeviceQueue, DeviceSa};
@@ -14,7 +14,7 @@ use crate::batch::{Batch, Fate, Tickets};
 use crate::core::Core;
 use crate::drop::DropReason;
 use crate::fragment;
-use crate::lanes::{BURST, Lane};
+use crate::lanes::{BURST, Lane, Lanes};
 use crate::lookaside::{Returned, Ticket, Verdict};
 use crate::packet::Packet;
 use crate::sa::larval::{ReservationId, Settled};
@@ -42,6 +42,20 @@ pub(super) struct Worker {
     spreader: Spreader,
     /// Where packets are opened and sealed, unless the core does it.
     device: Option<DeviceQueue>,
+}
+
+/// Makes a burst's packets, each in a buffer of its own, a batch; `port` tells which port a packet was received on.
+#[inline]
+fn lend<'b>(burst: &'b mut Burst<BURST>, batch: &mut Batch<'b>, port: impl Fn(usize) -> PortIndex) {
+    let mut verified = Lanes::NONE;
+    batch.extend(burst.as_mut_slice().iter_mut().enumerate().map_while(|(index, mbuf)| {
+        if mbuf.ip_checksum() == ChecksumStatus::Good {
+            verified.extend(Lane::new(index));
+        }
+        let (buffer, frame) = mbuf.buffer_mut().ok()?;
+        Packet::new(buffer, frame, port(index)).ok()
+    }));
+    batch.set_verified(verified);
 }
 
 /// Where a worker's packets come from and go to.
@@ -101,19 +115,25 @@ impl Output {
     }
 }
 
-/// What is left to do with a packet once its buffer is no longer borrowed. Each packet has one, so it is small.
-struct Outcome {
-    fate: Fate,
-    /// Where in its buffer the frame begins now, and its octets: an mbuf's buffer has 65,535 at most.
+/// Where a frame begins in its buffer now, and its octets: an mbuf's buffer has 65,535 at most. Kept of each packet once its
+/// buffer is no longer borrowed, so it is small.
+#[derive(Clone, Copy)]
+struct Place {
     start: u16,
     len: u16,
 }
 
-impl Outcome {
+impl Place {
     #[inline]
-    fn of(batch: &Batch<'_>, lane: Lane) -> Outcome {
-        let range = batch.packet(lane).range();
-        Outcome { fate: batch.fate(lane), start: range.start as u16, len: range.len() as u16 }
+    fn of(packet: &Packet<'_>) -> Place {
+        let range = packet.range();
+        Place { start: range.start as u16, len: range.len() as u16 }
+    }
+
+    /// Tells the mbuf.
+    #[inline]
+    fn set(self, mbuf: &mut Mbuf) -> Result<(), NotWritable> {
+        mbuf.set_data(self.start.into(), self.len.into())
     }
 }
 
@@ -276,16 +296,21 @@ impl Worker {
     /// Books a burst as received and takes it through the pipeline. What is handed on is booked by the worker that takes
     /// it over, so that each worker's packets add up.
     fn receive(&mut self, burst: &mut Burst<BURST>, port: PortIndex, begun: Tsc) {
-        let mut octets = 0;
+        let (mut octets, mut lendable) = (0, true);
         for packet in burst.as_slice() {
             octets += packet.pkt_len();
+            lendable &= packet.is_lendable();
             // The headers are read next.
             packet.prefetch();
         }
         self.core.counters().rx().add(burst.len() as u64, octets as u64);
+        if !lendable {
+            self.flatten(burst);
+        }
         self.process(burst, port, Entry::Received, begun);
         if !self.whole.is_empty() {
             let mut whole = std::mem::take(&mut self.whole);
+            self.flatten(&mut whole);
             self.process(&mut whole, port, Entry::Received, Tsc::now());
         }
     }
@@ -337,28 +362,17 @@ impl Worker {
             return;
         }
         let count = burst.len();
-        if !burst.iter().all(Mbuf::is_lendable) {
-            self.flatten(burst);
-        }
-        let mut outcomes = ArrayVec::<Outcome, BURST>::new();
+        let mut places = ArrayVec::<Place, BURST>::new();
         let mut staying = ArrayVec::<Stay, BURST>::new();
         let mut tickets = Tickets::new();
+        let fates;
         {
             let mut batch = Batch::default();
-            for (index, mbuf) in burst.as_mut_slice().iter_mut().enumerate() {
-                let port = match entry {
-                    Entry::Returned(returned) => returned.get(index).map_or(port, |returned| returned.ticket.port),
-                    Entry::Received | Entry::Held | Entry::Own => port,
-                };
-                let verified = mbuf.ip_checksum() == ChecksumStatus::Good;
-                // Flattened packets lend their buffers; the pipeline takes a burst at most.
-                if let Ok((buffer, frame)) = mbuf.buffer_mut()
-                    && let Ok(packet) = Packet::new(buffer, frame, port)
-                    && let Some(lane) = batch.push(packet)
-                    && verified
-                {
-                    batch.set_verified(lane);
+            match entry {
+                Entry::Returned(returned) => {
+                    lend(burst, &mut batch, |index| returned.get(index).map_or(port, |returned| returned.ticket.port))
                 }
+                Entry::Received | Entry::Held | Entry::Own => lend(burst, &mut batch, |_| port),
             }
             let tsc = Tsc::now();
             let stage = if let Entry::Returned(_) = entry { Stage::Device } else { Stage::Receive };
@@ -369,26 +383,78 @@ impl Worker {
                 Entry::Held => self.core.resume(self.clock.at(tsc), &mut batch),
                 Entry::Own => self.core.originate(self.clock.at(tsc), &mut batch),
             }
-            outcomes.extend(batch.lanes().map(|lane| Outcome::of(&batch, lane)));
+            debug_assert_eq!(batch.lanes().count(), count, "what isn't lendable was flattened");
+            places.extend(batch.packets().iter().map(Place::of));
             staying.extend((batch.lanes() - batch.sent()).filter_map(|lane| Stay::of(&batch, lane)));
+            fates = batch.fates();
             if self.device.is_some() {
                 tickets = batch.take_tickets();
             }
         }
         let tsc = Tsc::now();
+        if !self.send_all(burst, &fates, &places) {
+            self.send_each(burst, port, &fates, &places, (&mut staying, &mut tickets), tsc);
+        }
+        if let Some(device) = &mut self.device {
+            device.submit();
+        }
+        for output in 0..self.tx.len() {
+            self.flush(PortIndex(output as u8));
+        }
+        self.core.stages().add(Stage::Transmit, count, Tsc::now().cycles_since(tsc));
+        if !self.core.errors().is_empty() {
+            self.send_errors();
+        }
+    }
+
+    /// Sends a burst whose packets all leave on one port; whether they do.
+    #[inline]
+    fn send_all(&mut self, burst: &mut Burst<BURST>, fates: &[Fate; BURST], places: &[Place]) -> bool {
+        let [first @ Fate::Send(to), ..] = fates else {
+            return false;
+        };
+        let all = fates.iter().zip(places).all(|(fate, _)| fate == first);
+        let Some(Some(output)) = self.tx.get_mut(to.index()) else {
+            return false;
+        };
+        if !all || burst.len() != places.len() || !output.burst.is_empty() {
+            return false;
+        }
+        let mut octets = 0;
+        for (mbuf, place) in burst.iter_mut().zip(places) {
+            if place.set(mbuf).is_err() {
+                return false;
+            }
+            octets += u64::from(place.len);
+        }
+        output.octets = octets;
+        std::mem::swap(&mut output.burst, burst);
+        true
+    }
+
+    /// Does with each packet of a burst what its fate is.
+    fn send_each(
+        &mut self,
+        burst: &mut Burst<BURST>,
+        port: PortIndex,
+        fates: &[Fate; BURST],
+        places: &[Place],
+        (staying, tickets): (&mut ArrayVec<Stay, BURST>, &mut Tickets),
+        tsc: Tsc,
+    ) {
         let (mut staying, mut tickets) = (staying.drain(..), tickets.drain(..));
         let mut done = Burst::<BURST>::default();
-        for (mut mbuf, outcome) in burst.drain().zip(&outcomes) {
-            match outcome.fate {
+        for ((mut mbuf, fate), place) in burst.drain().zip(fates).zip(places) {
+            match *fate {
                 Fate::Send(to) => {
                     let octets = mbuf.pkt_len() as u64;
-                    match mbuf.set_data(outcome.start.into(), outcome.len.into()) {
+                    match place.set(&mut mbuf) {
                         Ok(()) => self.queue(mbuf, to),
                         Err(_) => self.core.counters().drops(DropReason::NoBuffer).add(1, octets),
                     }
                 }
                 Fate::Fragment { port, mtu } => {
-                    let set = mbuf.set_data(outcome.start.into(), outcome.len.into());
+                    let set = place.set(&mut mbuf);
                     self.fragment(&mbuf, port, mtu.into(), set.is_ok());
                     drop(done.push(mbuf));
                 }
@@ -401,8 +467,7 @@ impl Worker {
                 },
                 Fate::Submit => {
                     if let Some(ticket) = tickets.next() {
-                        let (start, len) = (outcome.start.into(), outcome.len.into());
-                        match mbuf.set_data(start, len) {
+                        match place.set(&mut mbuf) {
                             Ok(()) => self.submit(mbuf, ticket),
                             Err(_) => self.core.not_submitted(&ticket, DropReason::NoBuffer),
                         }
@@ -411,17 +476,6 @@ impl Worker {
                 // Freed together: `done` has room for a burst.
                 Fate::Dropped(_) | Fate::Consumed(_) | Fate::Pending => drop(done.push(mbuf)),
             }
-        }
-        if let Some(device) = &mut self.device {
-            device.submit();
-        }
-        for output in 0..self.tx.len() {
-            self.flush(PortIndex(output as u8));
-        }
-        drop(done);
-        self.core.stages().add(Stage::Transmit, count, Tsc::now().cycles_since(tsc));
-        if !self.core.errors().is_empty() {
-            self.send_errors();
         }
     }
 
