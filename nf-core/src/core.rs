@@ -17,7 +17,7 @@ use crate::decap;
 use crate::drop::DropReason;
 use crate::encap;
 use crate::event::{Event, EventSender};
-use crate::forward;
+use crate::forward::{self, Ways};
 use crate::icmp::Errors;
 use crate::lanes::Lanes;
 use crate::lookaside::{Leaving, Returned, Task, Ticket};
@@ -128,6 +128,8 @@ pub struct CoreCx<'c> {
     pub resolver: &'c mut Resolver,
     /// ICMP errors that wait to be sent.
     pub errors: &'c mut Errors,
+    /// Where packets have gone lately.
+    pub(crate) ways: &'c mut Ways,
     /// Whether a crypto device opens and seals packets.
     pub lookaside: bool,
     /// Takes the time of the pipeline's stages.
@@ -158,6 +160,7 @@ pub struct Core {
     wanted: CoreLimiter,
     resolver: Resolver,
     errors: Errors,
+    ways: Ways,
     link: Arc<Link>,
     lookaside: bool,
     leaving: Leaving,
@@ -192,6 +195,7 @@ impl Core {
             wanted: CoreLimiter::default(),
             resolver: Resolver::default(),
             errors: Errors::default(),
+            ways: Ways::default(),
             link,
             lookaside: false,
             leaving: Leaving::default(),
@@ -302,7 +306,10 @@ impl Core {
                 self.sad.forget(&key);
                 None
             }
-            Command::SetNet(net) => Some(Retired::Net(std::mem::replace(&mut self.net, net))),
+            Command::SetNet(net) => {
+                self.ways.clear();
+                Some(Retired::Net(std::mem::replace(&mut self.net, net)))
+            }
             Command::SetSpd(spd) => Some(Retired::Spd(std::mem::replace(&mut self.spd, spd))),
             Command::SetGates(table) => Some(Retired::Gates(self.gates.swap_table(table))),
             Command::SetInstance(slot, instance) => self.gates.swap_instance(slot, instance).map(Retired::Instance),
@@ -362,7 +369,8 @@ impl Core {
 
     fn run(&mut self, entry: Entry<'_>, now: Nanos, batch: &mut Batch<'_>) {
         let all = batch.lanes();
-        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, errors, link, lookaside, .. } = self;
+        let Core { id, sad, spd, gates, net, events, limiter, wanted, resolver, errors, ways, link, lookaside, .. } =
+            self;
         let mut cx = CoreCx {
             now,
             id: *id,
@@ -375,6 +383,7 @@ impl Core {
             wanted,
             resolver,
             errors,
+            ways,
             lookaside: *lookaside,
             watch: Stopwatch::start(&link.stages),
         };
