@@ -169,11 +169,12 @@ impl<'p> Batch<'p> {
         lanes: Lanes,
         mut check: impl FnMut(&mut Packet<'p>) -> Result<(), DropReason>,
     ) -> Lanes {
-        let mut passed = Lanes::NONE;
+        // Nearly all pass. A set to which each is added would be written to memory and read back from packet to packet.
+        let mut passed = lanes;
         for lane in lanes {
-            match check(self.packet_mut(lane)) {
-                Ok(()) => passed.insert(lane),
-                Err(why) => self.drop(lane, why),
+            if let Err(why) = check(self.packet_mut(lane)) {
+                passed.remove(lane);
+                self.drop(lane, why);
             }
         }
         passed
@@ -210,6 +211,29 @@ impl<'p> Batch<'p> {
             self.settle(lane, Fate::Send(port));
             self.sent.insert(lane);
         }
+    }
+
+    /// Lets each of these packets leave on the port that `port` gives for it; gives those for which it has none. Packets
+    /// whose fate is sealed keep it.
+    #[inline]
+    pub(crate) fn transmit_all(
+        &mut self,
+        lanes: Lanes,
+        mut port: impl FnMut(&Packet<'p>) -> Option<PortIndex>,
+    ) -> Lanes {
+        let lanes = lanes & self.pending;
+        let mut kept = Lanes::NONE;
+        for lane in lanes {
+            match port(self.packet(lane)) {
+                Some(port) => self.fates[lane.index()] = Fate::Send(port),
+                None => kept.insert(lane),
+            }
+        }
+        let sent = lanes - kept;
+        self.pending -= sent;
+        self.moved |= sent;
+        self.sent |= sent;
+        kept
     }
 
     /// Lets the packet leave on a port in fragments. A packet whose fate is sealed keeps it.

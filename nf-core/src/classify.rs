@@ -18,25 +18,30 @@ use crate::wire::{IpVersion, Kind, protocol};
 /// Sends each packet on its way, by what it is, where it is for, and which port it came from.
 pub fn process(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, lanes: Lanes) {
     let mut local = LocalMemo { net: core.net, usual: None, last: None };
-    let mut esp = Lanes::NONE;
+    let mut esp = lanes;
     for lane in lanes {
-        let packet = batch.packet(lane);
-        if local.is_usual(packet) {
-            esp.insert(lane);
-            continue;
-        }
-        match core.net.port(packet.port()).map(|port| port.role) {
-            Some(PortRole::Unprotected) if local.is_esp_to_us(packet) => esp.insert(lane),
-            Some(PortRole::Unprotected) => other_from_unprotected(core, &mut local, batch, lane),
-            Some(PortRole::Protected) => from_protected(core, &mut local, batch, lane),
-            // The host's stack sends: out to the network with it.
-            Some(PortRole::Exception) | None => match core.net.from_host(packet.port()) {
-                Some(port) => batch.transmit(lane, port),
-                None => batch.drop(lane, DropReason::NoRoute),
-            },
+        if !local.is_usual(batch.packet(lane)) && !is_esp_to_us(core, &mut local, batch, lane) {
+            esp.remove(lane);
         }
     }
     batch.send_all_to(esp, Gate::EspInput);
+}
+
+/// Whether a packet is ESP to us; one that isn't is sent on its way.
+#[inline(never)]
+fn is_esp_to_us(core: &mut CoreCx<'_>, local: &mut LocalMemo<'_>, batch: &mut Batch<'_>, lane: Lane) -> bool {
+    let packet = batch.packet(lane);
+    match core.net.port(packet.port()).map(|port| port.role) {
+        Some(PortRole::Unprotected) if local.is_esp_to_us(packet) => return true,
+        Some(PortRole::Unprotected) => other_from_unprotected(core, local, batch, lane),
+        Some(PortRole::Protected) => from_protected(core, local, batch, lane),
+        // The host's stack sends: out to the network with it.
+        Some(PortRole::Exception) | None => match core.net.from_host(packet.port()) {
+            Some(port) => batch.transmit(lane, port),
+            None => batch.drop(lane, DropReason::NoRoute),
+        },
+    }
+    false
 }
 
 /// Whether addresses are ours. Most packets of a burst are for the same one.
@@ -58,7 +63,6 @@ impl LocalMemo<'_> {
     }
 
     /// Whether a packet is ESP to us.
-    #[inline(never)]
     fn is_esp_to_us(&mut self, packet: &Packet<'_>) -> bool {
         let is_it = packet.headers().is_esp() && self.is_for_us(packet);
         if is_it && let Some(v4) = packet.headers().v4() {

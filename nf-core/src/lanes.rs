@@ -47,6 +47,12 @@ impl Lanes {
         self.0 &= !(1 << lane.index());
     }
 
+    /// Those from this lane on.
+    #[inline]
+    pub const fn starting_at(self, first: Lane) -> Lanes {
+        Lanes(self.0 & u64::MAX << first.index())
+    }
+
     /// Whether it is in the set.
     #[inline]
     pub const fn contains(self, lane: Lane) -> bool {
@@ -161,6 +167,13 @@ mod tests {
         assert_eq!(Lanes::first_n(BURST).len(), BURST);
         assert_eq!(Lanes::first_n(BURST + 1).len(), BURST);
         assert_eq!(Lane::new(BURST), None);
+    }
+
+    #[test]
+    fn those_from_a_lane_on_are_it_and_later_ones() {
+        let lanes: Lanes = [0, 5, 63].into_iter().filter_map(Lane::new).collect();
+        let from = |index| lanes.starting_at(Lane::new(index).unwrap()).map(Lane::index).collect::<Vec<_>>();
+        assert_eq!([from(0), from(5), from(6)], [vec![0, 5, 63], vec![5, 63], vec![63]]);
     }
 
     #[test]

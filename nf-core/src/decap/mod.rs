@@ -121,15 +121,19 @@ fn finish(core: &mut CoreCx<'_>, batch: &mut Batch<'_>, mut runs: Runs<'_>, admi
     let authentic = runs.lanes().len();
     commit(core, batch, &mut runs, admitted);
     core.watch.lap(Stage::Commit, authentic);
-    let mut inner = Lanes::NONE;
+    let mut inner = runs.lanes();
     for Run { sa, lanes } in runs.iter() {
         let usual = strip::Usual::of(sa);
         for lane in *lanes {
             let payload_len = admitted.of(lane).payload_len as usize;
             match strip::strip(batch.packet_mut(lane), sa, usual.as_ref(), payload_len) {
-                Ok(strip::Stripped::Inner) => inner.insert(lane),
-                Ok(strip::Stripped::Dummy) => batch.consume(lane, Consumed::Dummy),
+                Ok(strip::Stripped::Inner) => {}
+                Ok(strip::Stripped::Dummy) => {
+                    inner.remove(lane);
+                    batch.consume(lane, Consumed::Dummy);
+                }
                 Err(why) => {
+                    inner.remove(lane);
                     sa.counters(core.id).refused.add(1);
                     batch.drop(lane, why);
                 }
@@ -196,11 +200,10 @@ impl Wanted {
     }
 }
 
-/// Neighbours in a burst that want the same SA.
+/// Neighbours in a burst that want the same SA: up to the first packet of the next flow.
 struct Flow<'s> {
     spi: Spi,
     first: Lane,
-    lanes: Lanes,
     probe: Probe<'s>,
 }
 
@@ -208,28 +211,30 @@ struct Flow<'s> {
 /// slowest answer and not for the sum: the table's places, then the SAs, then what the SAs point to.
 fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, lanes: Lanes, runs: &mut Runs<'s>) {
     let mut flows = ArrayVec::<Flow<'s>, BURST>::new();
+    let mut whole = lanes;
     for lane in lanes {
         let packet = batch.packet(lane);
         let Some(spi) = packet.headers().spi() else {
+            whole.remove(lane);
             batch.drop(lane, DropReason::EspTruncated);
             continue;
         };
-        match flows.last_mut() {
-            Some(flow) if flow.spi == spi && Ends::are_shared(batch.packet(flow.first), packet) => {
-                flow.lanes.insert(lane);
-            }
-            _ => flows.push(Flow { spi, first: lane, lanes: [lane].into_iter().collect(), probe: sad.probe(spi) }),
+        match flows.last() {
+            Some(flow) if flow.spi == spi && Ends::are_shared(batch.packet(flow.first), packet) => {}
+            _ => flows.push(Flow { spi, first: lane, probe: sad.probe(spi) }),
         }
     }
-    for flow in &flows {
+    for (index, flow) in flows.iter().enumerate() {
+        let next = flows.get(index + 1).map_or(Lanes::NONE, |next| whole.starting_at(next.first));
+        let lanes = whole.starting_at(flow.first) - next;
         let headers = batch.packet(flow.first).headers();
         // What is known to be IPv4 needs none of the branches for IPv6.
         match headers.v4() {
             Some(addresses) => {
                 let wanted = Wanted { spi: flow.spi, ends: Ends::V4(addresses) };
-                find(core, sad, batch, flow, &wanted, runs);
+                find(core, sad, batch, flow.probe, lanes, &wanted, runs);
             }
-            None => find_v6(core, sad, batch, flow, runs),
+            None => find_v6(core, sad, batch, flow, lanes, runs),
         }
     }
     if runs.len() > 1 {
@@ -240,14 +245,21 @@ fn locate<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, la
 }
 
 #[inline(never)]
-fn find_v6<'s>(core: &mut CoreCx<'_>, sad: &'s SaTable, batch: &mut Batch<'_>, flow: &Flow<'s>, runs: &mut Runs<'s>) {
+fn find_v6<'s>(
+    core: &mut CoreCx<'_>,
+    sad: &'s SaTable,
+    batch: &mut Batch<'_>,
+    flow: &Flow<'s>,
+    lanes: Lanes,
+    runs: &mut Runs<'s>,
+) {
     let packet = batch.packet(flow.first);
     match (packet.outer_src(), packet.outer_dst()) {
         (Some(src), Some(dst)) => {
             let wanted = Wanted { spi: flow.spi, ends: Ends::V6 { src, dst } };
-            find(core, sad, batch, flow, &wanted, runs);
+            find(core, sad, batch, flow.probe, lanes, &wanted, runs);
         }
-        _ => flow.lanes.for_each(|lane| batch.drop(lane, DropReason::EspTruncated)),
+        _ => lanes.for_each(|lane| batch.drop(lane, DropReason::EspTruncated)),
     }
 }
 
@@ -257,12 +269,12 @@ fn find<'s>(
     core: &mut CoreCx<'_>,
     sad: &'s SaTable,
     batch: &mut Batch<'_>,
-    flow: &Flow<'s>,
+    probe: Probe<'s>,
+    lanes: Lanes,
     wanted: &Wanted,
     runs: &mut Runs<'s>,
 ) {
-    let lanes = flow.lanes;
-    match look_up(sad, flow.probe, wanted) {
+    match look_up(sad, probe, wanted) {
         Ok(sa) => {
             sa.prefetch();
             runs.add(sa, lanes);
