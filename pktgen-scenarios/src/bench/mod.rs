@@ -2,7 +2,8 @@
 //!
 //! Frames come from net_pcap, which holds the capture in memory and plays it for ever, and go to net_null. Replay
 //! protection is off on both sides, as the same sequence numbers come again and again. Packets are counted by DPDK, for
-//! both programs in the same way, and read over its telemetry socket. The figure is the best of several short intervals:
+//! both programs in the same way, and read over its telemetry socket. All programs of a case are there at once, each of them
+//! stopped but while it is measured, a tenth of a second at a time in turn. The figure is the best of these intervals:
 //! anything else that runs on the machine can only make one worse.
 
 pub mod order;
@@ -18,8 +19,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use program::Gateway;
 pub use program::Measured;
+use program::{Gateway, SecgwMode};
 use spread::Spreading;
 use traffic::{Mix, Traffic};
 
@@ -188,22 +189,23 @@ pub fn run(options: &Options, mut done: impl FnMut(&dyn fmt::Display)) -> Result
     let (mut rows, mut devices) = (Vec::new(), Vec::new());
     for case in cases(options.quick) {
         let traffic = Traffic::write(&options.dir, &case)?;
-        let nf_core = Gateway::NfCore(&options.nf_core).measure(&traffic, options, time)?;
-        let mut secgw: Option<Measured> = None;
-        if let Some(program) = &options.secgw {
-            for mode in program::SecgwMode::ALL {
-                let measured = Gateway::Secgw(program, mode).measure(&traffic, options, time)?;
-                if secgw.as_ref().is_none_or(|best| best.received < measured.received) {
-                    secgw = Some(measured);
-                }
-            }
+        let mut gateways = vec![Gateway::NfCore(&options.nf_core)];
+        if let Some(secgw) = &options.secgw {
+            gateways.extend(SecgwMode::ALL.map(|mode| Gateway::Secgw(secgw, mode)));
         }
+        let by_device = case.sas == 1 && case.mix == Mix::Good && case.octets.len() == 1;
+        if by_device {
+            gateways.push(Gateway::NfCoreDevice(&options.nf_core));
+        }
+        let mut measured = program::measure(&gateways, &traffic, options, time)?;
+        let device = if by_device { measured.pop() } else { None };
+        let nf_core = measured.remove(0);
+        let secgw = measured.into_iter().max_by(|a, b| a.received.total_cmp(&b.received));
         let ratio = secgw.as_ref().map(|secgw| nf_core.received / secgw.received);
         let row =
             Row { size: case.size.to_owned(), sas: case.sas, mix: case.mix.name().to_owned(), nf_core, secgw, ratio };
         done(&row);
-        if case.sas == 1 && case.mix == Mix::Good && case.octets.len() == 1 {
-            let device = Gateway::NfCoreDevice(&options.nf_core).measure(&traffic, options, time)?;
+        if let Some(device) = device {
             let by_device = ByDevice { size: row.size.clone(), usual: row.nf_core.clone(), device };
             done(&by_device);
             devices.push(by_device);

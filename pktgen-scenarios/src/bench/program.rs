@@ -1,4 +1,4 @@
-//! A program under test: started, measured, ended.
+//! Programs under test: started, measured in turn, ended.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nf_core::control::client::Client;
 use nf_core::control::proto::Request;
 use nf_core::stage::RuntimeReport;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use super::telemetry::Telemetry;
@@ -19,7 +20,10 @@ use super::{BenchError, Options};
 /// How long a program may take to get ready: a thousand SAs, and memory without hugepages.
 const START: Duration = Duration::from_secs(60);
 /// An interval over which packets are counted.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How long a program that goes on has until they are: what it works on is back in the cache, and the burst during which it
+/// was stopped is over.
+const SETTLE: Duration = Duration::from_millis(15);
 /// Packet buffers: net_pcap holds a thousand frames and more in some.
 const MBUFS: u32 = 32_768;
 /// The crypto device that nf-core is measured with.
@@ -82,10 +86,30 @@ pub struct Measured {
     pub stages: Vec<(String, f64)>,
 }
 
-/// A running program, ended when it goes.
+/// A running program, ended when it goes. It is stopped but while it is measured.
 struct Running {
+    name: String,
     child: Child,
     runtime_dir: PathBuf,
+    files: Files,
+    telemetry: Option<Telemetry>,
+    /// Whether it is nf-core, which tells where its clocks go.
+    has_stages: bool,
+}
+
+/// Where a program's output goes and, of nf-core, where it is asked.
+struct Files {
+    log: PathBuf,
+    config: PathBuf,
+    socket: PathBuf,
+}
+
+/// What a program has counted since its start.
+struct Reading {
+    at: Instant,
+    received: u64,
+    sent: u64,
+    runtime: Option<RuntimeReport>,
 }
 
 impl Drop for Running {
@@ -95,6 +119,118 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.runtime_dir);
+    }
+}
+
+impl Running {
+    fn failed(&self, problem: String) -> BenchError {
+        BenchError::Program { program: self.name.clone(), problem, log: self.files.log.clone() }
+    }
+
+    /// Waits until packets flow.
+    fn wait(&mut self) -> Result<(), BenchError> {
+        let socket = self.runtime_dir.join("dpdk_telemetry.v2");
+        let deadline = Instant::now() + START;
+        loop {
+            // Its ports are there before they are started: packets must flow.
+            if let Ok(mut telemetry) = Telemetry::connect(&socket)
+                && telemetry.packets(0).is_ok_and(|(received, _)| received > 0)
+            {
+                self.telemetry = Some(telemetry);
+                return Ok(());
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(self.failed(format!("ended at once, {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(self.failed(format!("hasn't received a packet within {} s", START.as_secs())));
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), BenchError> {
+        kill_process(Pid::from_child(&self.child), signal)
+            .map_err(|error| self.failed(format!("can't be stopped and continued: {error}")))
+    }
+
+    fn read(&mut self) -> Result<Reading, BenchError> {
+        let Some(telemetry) = &mut self.telemetry else {
+            return Err(self.failed("wasn't waited for".to_owned()));
+        };
+        let read = telemetry.packets(0).and_then(|(received, _)| Ok((received, telemetry.packets(1)?.1)));
+        let at = Instant::now();
+        let (received, sent) = read.map_err(|error| self.failed(format!("can't be asked: {error}")))?;
+        let runtime = match self.has_stages {
+            true => Some(runtime(&self.files.socket).map_err(|error| self.failed(error))?),
+            false => None,
+        };
+        Ok(Reading { at, received, sent, runtime })
+    }
+
+    /// Lets it run for an interval.
+    fn turn(&mut self) -> Result<Interval, BenchError> {
+        self.signal(Signal::CONT)?;
+        sleep(SETTLE);
+        let before = self.read()?;
+        sleep(INTERVAL);
+        let after = self.read()?;
+        self.signal(Signal::STOP)?;
+        let seconds = (after.at - before.at).as_secs_f64();
+        let rate = |after: u64, before: u64| after.saturating_sub(before) as f64 / seconds;
+        Ok(Interval {
+            received: rate(after.received, before.received),
+            sent: rate(after.sent, before.sent),
+            stages: before.runtime.zip(after.runtime).map(|(before, after)| stages(&before, after)).unwrap_or_default(),
+        })
+    }
+}
+
+/// Packets a second in one interval, and clocks a packet of nf-core's stages.
+#[derive(Default)]
+struct Interval {
+    received: f64,
+    sent: f64,
+    stages: Vec<(String, f64)>,
+}
+
+/// Runs programs on the same traffic, in turn, an interval of each at a time, until each had `time`; gives what was measured
+/// of each, in their order. Whatever else slows the machine down for a while slows down all of them.
+pub(super) fn measure(
+    gateways: &[Gateway<'_>],
+    traffic: &Traffic,
+    options: &Options,
+    time: Duration,
+) -> Result<Vec<Measured>, BenchError> {
+    let mut programs = Vec::new();
+    for (number, gateway) in gateways.iter().enumerate() {
+        let mut running = gateway.start(number, traffic, options)?;
+        running.wait()?;
+        running.signal(Signal::STOP)?;
+        programs.push((running, Vec::new()));
+    }
+    let mut left = time;
+    while !left.is_zero() {
+        for (running, intervals) in &mut programs {
+            intervals.push(running.turn()?);
+        }
+        left = left.saturating_sub(INTERVAL);
+    }
+    let mode = |gateway: &Gateway<'_>| match gateway {
+        Gateway::Secgw(_, mode) => mode.name().to_owned(),
+        _ => gateway.name(),
+    };
+    Ok(gateways.iter().zip(programs).map(|(gateway, (_, intervals))| Measured::of(mode(gateway), intervals)).collect())
+}
+
+impl Measured {
+    fn of(mode: String, intervals: Vec<Interval>) -> Measured {
+        let mut rates: Vec<f64> = intervals.iter().map(|interval| interval.received).collect();
+        rates.sort_by(f64::total_cmp);
+        let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
+        let best = intervals.into_iter().max_by(|a, b| a.received.total_cmp(&b.received));
+        let Interval { received, sent, stages } = best.unwrap_or_default();
+        Measured { mode, received, sent, median, stages }
     }
 }
 
@@ -131,56 +267,16 @@ impl Gateway<'_> {
         }
     }
 
-    /// Runs it on the traffic for a while.
-    pub(super) fn measure(&self, traffic: &Traffic, options: &Options, time: Duration) -> Result<Measured, BenchError> {
-        let log = options.dir.join("log.txt");
-        let socket = options.dir.join("nf.sock");
-        let failed = |problem: String| BenchError::Program { program: self.name(), problem, log: log.clone() };
-        let prefix = format!("nf-bench-{}", std::process::id());
-        let mut running = self.start(traffic, options, &prefix, &log, &socket)?;
-        let telemetry = running.runtime_dir.join("dpdk_telemetry.v2");
-        let deadline = Instant::now() + START;
-        let mut telemetry = loop {
-            // Its ports are there before they are started: packets must flow.
-            if let Ok(mut telemetry) = Telemetry::connect(&telemetry)
-                && telemetry.packets(0).is_ok_and(|(received, _)| received > 0)
-            {
-                break telemetry;
-            }
-            if let Ok(Some(status)) = running.child.try_wait() {
-                return Err(failed(format!("ended at once, {status}")));
-            }
-            if Instant::now() > deadline {
-                return Err(failed(format!("hasn't received a packet within {} s", START.as_secs())));
-            }
-            sleep(Duration::from_millis(50));
-        };
-        let counted = count(&mut telemetry, time).map_err(|error| failed(format!("can't be asked: {error}")))?;
-        let mut rates: Vec<f64> = counted.iter().map(|(received, _)| *received).collect();
-        rates.sort_by(f64::total_cmp);
-        let (received, sent) = counted.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
-        let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
-        let (mode, stages) = match self {
-            Gateway::Secgw(_, mode) => (mode.name().to_owned(), Vec::new()),
-            _ => (self.name(), stages(&socket).map_err(failed)?),
-        };
-        Ok(Measured { mode, received, sent, median, stages })
-    }
-
-    fn start(
-        &self,
-        traffic: &Traffic,
-        options: &Options,
-        prefix: &str,
-        log: &Path,
-        socket: &Path,
-    ) -> Result<Running, BenchError> {
+    fn start(&self, number: usize, traffic: &Traffic, options: &Options) -> Result<Running, BenchError> {
+        let file = |name: &str| options.dir.join(format!("{number}-{name}"));
+        let files = Files { log: file("log.txt"), config: file("config"), socket: file("nf.sock") };
+        let prefix = format!("nf-bench-{}-{number}", std::process::id());
         let io = |path: &Path| {
             let path = path.to_owned();
             move |error: io::Error| BenchError::Io { path, error }
         };
-        let output = File::create(log).map_err(io(log))?;
-        let errors = output.try_clone().map_err(io(log))?;
+        let output = File::create(&files.log).map_err(io(&files.log))?;
+        let errors = output.try_clone().map_err(io(&files.log))?;
         let eal = [
             "--no-huge".to_owned(),
             "-m".to_owned(),
@@ -193,27 +289,27 @@ impl Gateway<'_> {
         ];
         let mut command = match self {
             Gateway::NfCore(program) | Gateway::NfCoreSpread(program, _) | Gateway::NfCoreDevice(program) => {
-                let config = options.dir.join("nf.toml");
                 let text = format!(
-                    "[eal]\nargs = {eal:?}\ncores = {:?}\nmbufs = {MBUFS}\n\n[control]\nsocket = {socket:?}\n\n{}\
+                    "[eal]\nargs = {eal:?}\ncores = {:?}\nmbufs = {MBUFS}\n\n[control]\nsocket = {:?}\n\n{}\
                      [[port]]\nname = \"net_pcap0\"\nrole = \"unprotected\"\n\n\
                      [[port]]\nname = \"net_null0\"\nrole = \"protected\"\nnext_hop_mac = \"02:00:00:00:00:08\"\n\n{}",
                     self.cpus(options),
+                    files.socket,
                     self.engine(),
                     traffic.sas_toml
                 );
-                std::fs::write(&config, text).map_err(io(&config))?;
+                std::fs::write(&files.config, text).map_err(io(&files.config))?;
                 let mut command = Command::new(program);
-                command.arg("run").arg("--config").arg(config);
+                command.arg("run").arg("--config").arg(&files.config);
                 command
             }
             Gateway::Secgw(program, mode) => {
-                let config = options.dir.join("secgw.cfg");
-                std::fs::write(&config, traffic.secgw.replace("{type}", mode.sa_type())).map_err(io(&config))?;
+                let text = traffic.secgw.replace("{type}", mode.sa_type());
+                std::fs::write(&files.config, text).map_err(io(&files.config))?;
                 let mut command = Command::new(program);
                 command.args(eal).arg(format!("--lcores=0@{}", options.cpu)).arg(format!("--vdev={}", mode.device()));
                 command.args(["--", "-p", "0x3", "-u", "0x1", "-P", "--config", "(0,0,0),(1,0,0)", "-s"]);
-                command.arg(MBUFS.to_string()).arg("-f").arg(config);
+                command.arg(MBUFS.to_string()).arg("-f").arg(&files.config);
                 if *mode != SecgwMode::Legacy {
                     command.arg("-l");
                 }
@@ -223,10 +319,12 @@ impl Gateway<'_> {
         let failed = |error| BenchError::Program {
             program: self.name(),
             problem: format!("can't be started: {error}"),
-            log: log.to_owned(),
+            log: files.log.clone(),
         };
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(failed)?;
-        Ok(Running { child, runtime_dir: runtime_dir().join(prefix) })
+        let has_stages = !matches!(self, Gateway::Secgw(..));
+        let runtime_dir = runtime_dir().join(prefix);
+        Ok(Running { name: self.name(), child, runtime_dir, files, telemetry: None, has_stages })
     }
 }
 
@@ -238,35 +336,25 @@ fn runtime_dir() -> PathBuf {
     }
 }
 
-/// Packets a second, received and sent, in each interval.
-fn count(telemetry: &mut Telemetry, time: Duration) -> io::Result<Vec<(f64, f64)>> {
-    let read = |telemetry: &mut Telemetry| -> io::Result<(Instant, u64, u64)> {
-        let (received, _) = telemetry.packets(0)?;
-        let (_, sent) = telemetry.packets(1)?;
-        Ok((Instant::now(), received, sent))
-    };
-    let end = Instant::now() + time;
-    let mut before = read(telemetry)?;
-    let mut rates = Vec::new();
-    while Instant::now() < end {
-        sleep(INTERVAL);
-        let now = read(telemetry)?;
-        let seconds = (now.0 - before.0).as_secs_f64();
-        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        rates.push((rate(now.1, before.1), rate(now.2, before.2)));
-        before = now;
-    }
-    Ok(rates)
+/// Where the clocks of nf-core's first core have gone since its start.
+fn runtime(socket: &Path) -> Result<RuntimeReport, String> {
+    let cores: Vec<RuntimeReport> = Client::connect(socket)
+        .and_then(|mut client| client.call(&Request::Runtime {}))
+        .map_err(|error| error.to_string())?;
+    Ok(cores.into_iter().next().unwrap_or_default())
 }
 
-/// Where nf-core's clocks go, since its start.
-fn stages(socket: &Path) -> Result<Vec<(String, f64)>, String> {
-    let text = |error: nf_core::control::client::ClientError| error.to_string();
-    let cores: Vec<RuntimeReport> =
-        Client::connect(socket).and_then(|mut c| c.call(&Request::Runtime {})).map_err(text)?;
-    let core = cores.into_iter().next().unwrap_or_default();
+/// Clocks a packet of each stage between two reports.
+fn stages(before: &RuntimeReport, after: RuntimeReport) -> Vec<(String, f64)> {
+    let mut spent: Vec<(String, u64, u64)> = Vec::new();
+    for (stage, earlier) in after.stages.into_iter().zip(&before.stages) {
+        spent.push((stage.stage, stage.packets - earlier.packets, stage.clocks - earlier.clocks));
+    }
     // Over all packets: a stage that sees few of them costs the others nothing.
-    let all = core.stages.iter().map(|stage| stage.packets).max().unwrap_or_default().max(1);
-    let stages = core.stages.into_iter().filter(|stage| stage.packets > 0);
-    Ok(stages.map(|stage| (stage.stage, stage.clocks as f64 / all as f64)).collect())
+    let all = spent.iter().map(|(_, packets, _)| *packets).max().unwrap_or_default().max(1) as f64;
+    spent
+        .into_iter()
+        .filter(|(_, packets, _)| *packets > 0)
+        .map(|(stage, _, clocks)| (stage, clocks as f64 / all))
+        .collect()
 }

@@ -15,7 +15,7 @@ use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 use serde::Serialize;
 
 use super::order::Order;
-use super::program::Gateway;
+use super::program::{self, Gateway};
 use super::traffic::{Mix, Traffic};
 use super::{BenchError, Case, Measured, Options};
 use crate::daemon::{Daemon, Start};
@@ -57,8 +57,9 @@ impl fmt::Display for Spreading {
 pub(super) fn measure(options: &Options, second: u16, time: Duration) -> Result<Spreading, BenchError> {
     let case = Case { size: "512", octets: &[512], sas: 1, mix: Mix::Good };
     let traffic = Traffic::write(&options.dir, &case)?;
-    let one_core = Gateway::NfCore(&options.nf_core).measure(&traffic, options, time)?;
-    let two_cores = Gateway::NfCoreSpread(&options.nf_core, second).measure(&traffic, options, time)?;
+    let gateways = [Gateway::NfCore(&options.nf_core), Gateway::NfCoreSpread(&options.nf_core, second)];
+    let mut measured = program::measure(&gateways, &traffic, options, time)?;
+    let (two_cores, one_core) = (measured.remove(1), measured.remove(0));
     let pass = Pass { nf_core: &options.nf_core, dir: &options.dir, cpus: [options.cpu, second], packets: 100_000 };
     let passed = pass.run().map_err(|error| BenchError::Program {
         program: "nf-core".to_owned(),
