@@ -74,10 +74,7 @@ deps-test:            ## and those that testing needs
 
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
-	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
-	$(CARGO) fmt --manifest-path nf-ctl/fuzz/Cargo.toml --check
-	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
-	$(CARGO) fmt --manifest-path dpdk-rs/fuzz/Cargo.toml --check
+	$(CARGO) fmt --all --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets --features nf-core/instructions -- -D warnings
 
 doc:                  ## the API documentation, warnings denied
