@@ -1,6 +1,8 @@
 # Each target is short on purpose: what a target needs is in scripts/ or in cargo.
 CARGO ?= cargo
 OUT   ?= target/run
+# With --target, RUSTFLAGS are for what runs in the end, and what runs at build time is shared with other builds.
+HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: run test throughput bench bench-quick bench-attack bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz fuzz-quick deps deps-test build lint doc clean
 
@@ -8,7 +10,6 @@ run: build            ## play a sample capture through nf-core and show what bec
 	scripts/run-sample.sh $(OUT)
 
 test: deps-test lint doc ## every test there is
-	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
 	$(MAKE) loom
 	$(MAKE) fuzz-quick
@@ -16,7 +17,7 @@ test: deps-test lint doc ## every test there is
 	scripts/test-as-root.sh
 
 loom:                 ## every interleaving of what cores share: windows, sequence numbers, limits, changes
-	RUSTFLAGS="--cfg loom -D warnings" $(CARGO) test -p nf-core --no-default-features --test loom --target-dir target/loom
+	RUSTFLAGS="--cfg loom -D warnings" $(CARGO) test -p nf-core --no-default-features --test loom --target $(HOST)
 
 instructions: deps-test ## instructions for a packet, against their limits
 	scripts/instructions.sh
