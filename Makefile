@@ -11,6 +11,7 @@ run: build            ## play a sample capture through nf-core and show what bec
 
 test: deps-test lint doc ## every test there is
 	$(CARGO) test --workspace
+	scripts/instructions.sh --gate
 	$(MAKE) loom
 	$(MAKE) fuzz-quick
 	scripts/deny.sh
@@ -19,7 +20,7 @@ test: deps-test lint doc ## every test there is
 loom:                 ## every interleaving of what cores share: windows, sequence numbers, limits, changes
 	RUSTFLAGS="--cfg loom -D warnings" $(CARGO) test -p nf-core --no-default-features --test loom --target $(HOST)
 
-instructions: deps-test ## instructions for a packet, against their limits
+instructions: deps-test ## instructions for a packet in the release build, against their limits
 	scripts/instructions.sh
 
 bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/benchmarks.md
@@ -76,10 +77,10 @@ deps-test:            ## and those that testing needs
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --workspace --all-targets --features nf-core/instructions -- -D warnings
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 doc:                  ## the API documentation, warnings denied
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --features nf-core/instructions
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
 clean:
 	$(CARGO) clean
