@@ -1,6 +1,8 @@
 # Each target is short on purpose: what a target needs is in scripts/ or in cargo.
 CARGO ?= cargo
 OUT   ?= target/run
+# With --target, RUSTFLAGS are for what runs in the end, and what runs at build time is shared with other builds.
+HOST   = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: run test throughput bench bench-quick bench-attack bench-recovery loom instructions miri asan deny soak charon-plugin package fuzz fuzz-quick deps deps-test build lint doc clean
 
@@ -8,17 +10,17 @@ run: build            ## play a sample capture through nf-core and show what bec
 	scripts/run-sample.sh $(OUT)
 
 test: deps-test lint doc ## every test there is
-	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace
+	scripts/instructions.sh --gate
 	$(MAKE) loom
 	$(MAKE) fuzz-quick
 	scripts/deny.sh
 	scripts/test-as-root.sh
 
 loom:                 ## every interleaving of what cores share: windows, sequence numbers, limits, changes
-	RUSTFLAGS="--cfg loom -D warnings" $(CARGO) test -p nf-core --no-default-features --test loom --target-dir target/loom
+	RUSTFLAGS="--cfg loom -D warnings" $(CARGO) test -p nf-core --no-default-features --test loom --target $(HOST)
 
-instructions: deps-test ## instructions for a packet, against their limits
+instructions: deps-test ## instructions for a packet in the release build, against their limits
 	scripts/instructions.sh
 
 bench: deps           ## throughput, beside ipsec-secgw; figures go into docs/benchmarks.md
@@ -74,14 +76,11 @@ deps-test:            ## and those that testing needs
 
 lint:                 ## formatting and lints, warnings denied
 	$(CARGO) fmt --all --check
-	$(CARGO) fmt --manifest-path nf-ctl/ikev2/fuzz/Cargo.toml --check
-	$(CARGO) fmt --manifest-path nf-ctl/fuzz/Cargo.toml --check
-	$(CARGO) fmt --manifest-path nf-core/fuzz/Cargo.toml --check
-	$(CARGO) fmt --manifest-path dpdk-rs/fuzz/Cargo.toml --check
-	$(CARGO) clippy --workspace --all-targets --features nf-core/instructions -- -D warnings
+	$(CARGO) fmt --all --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 doc:                  ## the API documentation, warnings denied
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --features nf-core/instructions
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 
 clean:
 	$(CARGO) clean
