@@ -241,6 +241,19 @@ pub struct StageReport {
     pub clocks: u64,
 }
 
+impl RuntimeReport {
+    /// What the stages that had packets did between an earlier report of the same core and this one.
+    pub fn stages_since(&self, earlier: &RuntimeReport) -> Vec<StageReport> {
+        let between = |(now, then): (&StageReport, &StageReport)| StageReport {
+            stage: now.stage.clone(),
+            bursts: now.bursts.saturating_sub(then.bursts),
+            packets: now.packets.saturating_sub(then.packets),
+            clocks: now.clocks.saturating_sub(then.clocks),
+        };
+        self.stages.iter().zip(&earlier.stages).map(between).filter(|stage| stage.packets > 0).collect()
+    }
+}
+
 impl StageReport {
     /// Clocks a packet; 0 where there were none.
     pub fn clocks_per_packet(&self) -> f64 {
@@ -281,6 +294,17 @@ mod tests {
         assert_eq!((parse.bursts, parse.packets, parse.packets_per_burst()), (2, 80, 40.0));
         let open = report.stages.iter().find(|stage| stage.stage == "decap-open").unwrap();
         assert_eq!((open.bursts, open.packets, open.clocks, open.clocks_per_packet()), (0, 0, 0, 0.0));
+    }
+
+    #[test]
+    fn between_two_reports_only_stages_with_packets_count() {
+        let counters = StageCounters::default();
+        counters.add(Stage::Receive, 64, 640);
+        let before = counters.report();
+        counters.add(Stage::Parse, 32, 96);
+        counters.add(Stage::Parse, 16, 48);
+        let parse = StageReport { stage: "parse".to_owned(), bursts: 2, packets: 48, clocks: 144 };
+        assert_eq!(counters.report().stages_since(&before), [parse]);
     }
 
     #[test]

@@ -203,11 +203,8 @@ impl fmt::Display for Results {
 
 /// Clocks a packet of each stage between two reports.
 pub(crate) fn stages(before: &RuntimeReport, after: &RuntimeReport) -> Vec<(String, f64)> {
-    let passed = |(before, after): (&nf_core::stage::StageReport, &nf_core::stage::StageReport)| {
-        let packets = after.packets - before.packets;
-        (packets > 0).then(|| (after.stage.clone(), (after.clocks - before.clocks) as f64 / packets as f64))
-    };
-    before.stages.iter().zip(&after.stages).filter_map(passed).collect()
+    let stages = after.stages_since(before);
+    stages.iter().map(|stage| (stage.stage.clone(), stage.clocks_per_packet())).collect()
 }
 
 /// Resident memory of this process.

@@ -87,14 +87,11 @@ pub struct Measured {
 }
 
 /// A running program, ended when it goes. It is stopped but while it is measured.
-struct Running {
-    name: String,
+struct Running<'g> {
+    gateway: &'g Gateway<'g>,
     child: Child,
     runtime_dir: PathBuf,
     files: Files,
-    telemetry: Option<Telemetry>,
-    /// Whether it is nf-core, which tells where its clocks go.
-    has_stages: bool,
 }
 
 /// Where a program's output goes and, of nf-core, where it is asked.
@@ -112,7 +109,7 @@ struct Reading {
     runtime: Option<RuntimeReport>,
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         // Neither has anything to lose, and ipsec-secgw may wait for ports that never end. An error means that it has
         // ended already.
@@ -122,13 +119,13 @@ impl Drop for Running {
     }
 }
 
-impl Running {
+impl Running<'_> {
     fn failed(&self, problem: String) -> BenchError {
-        BenchError::Program { program: self.name.clone(), problem, log: self.files.log.clone() }
+        BenchError::Program { program: self.gateway.name(), problem, log: self.files.log.clone() }
     }
 
     /// Waits until packets flow.
-    fn wait(&mut self) -> Result<(), BenchError> {
+    fn wait(&mut self) -> Result<Telemetry, BenchError> {
         let socket = self.runtime_dir.join("dpdk_telemetry.v2");
         let deadline = Instant::now() + START;
         loop {
@@ -136,8 +133,7 @@ impl Running {
             if let Ok(mut telemetry) = Telemetry::connect(&socket)
                 && telemetry.packets(0).is_ok_and(|(received, _)| received > 0)
             {
-                self.telemetry = Some(telemetry);
-                return Ok(());
+                return Ok(telemetry);
             }
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(self.failed(format!("ended at once, {status}")));
@@ -154,34 +150,35 @@ impl Running {
             .map_err(|error| self.failed(format!("can't be stopped and continued: {error}")))
     }
 
-    fn read(&mut self) -> Result<Reading, BenchError> {
-        let Some(telemetry) = &mut self.telemetry else {
-            return Err(self.failed("wasn't waited for".to_owned()));
-        };
+    fn read(&self, telemetry: &mut Telemetry) -> Result<Reading, BenchError> {
         let read = telemetry.packets(0).and_then(|(received, _)| Ok((received, telemetry.packets(1)?.1)));
         let at = Instant::now();
         let (received, sent) = read.map_err(|error| self.failed(format!("can't be asked: {error}")))?;
-        let runtime = match self.has_stages {
-            true => Some(runtime(&self.files.socket).map_err(|error| self.failed(error))?),
-            false => None,
+        let runtime = match self.gateway {
+            Gateway::Secgw(..) => None,
+            _ => Some(runtime(&self.files.socket).map_err(|error| self.failed(error))?),
         };
         Ok(Reading { at, received, sent, runtime })
     }
 
     /// Lets it run for an interval.
-    fn turn(&mut self) -> Result<Interval, BenchError> {
+    fn turn(&self, telemetry: &mut Telemetry) -> Result<Interval, BenchError> {
         self.signal(Signal::CONT)?;
         sleep(SETTLE);
-        let before = self.read()?;
+        let before = self.read(telemetry)?;
         sleep(INTERVAL);
-        let after = self.read()?;
+        let after = self.read(telemetry)?;
         self.signal(Signal::STOP)?;
         let seconds = (after.at - before.at).as_secs_f64();
         let rate = |after: u64, before: u64| after.saturating_sub(before) as f64 / seconds;
         Ok(Interval {
             received: rate(after.received, before.received),
             sent: rate(after.sent, before.sent),
-            stages: before.runtime.zip(after.runtime).map(|(before, after)| stages(&before, after)).unwrap_or_default(),
+            stages: before
+                .runtime
+                .zip(after.runtime)
+                .map(|(before, after)| stages(&before, &after))
+                .unwrap_or_default(),
         })
     }
 }
@@ -205,26 +202,26 @@ pub(super) fn measure(
     let mut programs = Vec::new();
     for (number, gateway) in gateways.iter().enumerate() {
         let mut running = gateway.start(number, traffic, options)?;
-        running.wait()?;
+        let telemetry = running.wait()?;
         running.signal(Signal::STOP)?;
-        programs.push((running, Vec::new()));
+        programs.push((running, telemetry, Vec::new()));
     }
     let mut left = time;
     while !left.is_zero() {
-        for (running, intervals) in &mut programs {
-            intervals.push(running.turn()?);
+        for (running, telemetry, intervals) in &mut programs {
+            intervals.push(running.turn(telemetry)?);
         }
         left = left.saturating_sub(INTERVAL);
     }
-    let mode = |gateway: &Gateway<'_>| match gateway {
-        Gateway::Secgw(_, mode) => mode.name().to_owned(),
-        _ => gateway.name(),
-    };
-    Ok(gateways.iter().zip(programs).map(|(gateway, (_, intervals))| Measured::of(mode(gateway), intervals)).collect())
+    Ok(programs.into_iter().map(|(running, _, intervals)| Measured::of(running.gateway, intervals)).collect())
 }
 
 impl Measured {
-    fn of(mode: String, intervals: Vec<Interval>) -> Measured {
+    fn of(gateway: &Gateway<'_>, intervals: Vec<Interval>) -> Measured {
+        let mode = match gateway {
+            Gateway::Secgw(_, mode) => mode.name().to_owned(),
+            _ => gateway.name(),
+        };
         let mut rates: Vec<f64> = intervals.iter().map(|interval| interval.received).collect();
         rates.sort_by(f64::total_cmp);
         let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
@@ -267,7 +264,7 @@ impl Gateway<'_> {
         }
     }
 
-    fn start(&self, number: usize, traffic: &Traffic, options: &Options) -> Result<Running, BenchError> {
+    fn start(&self, number: usize, traffic: &Traffic, options: &Options) -> Result<Running<'_>, BenchError> {
         let file = |name: &str| options.dir.join(format!("{number}-{name}"));
         let files = Files { log: file("log.txt"), config: file("config"), socket: file("nf.sock") };
         let prefix = format!("nf-bench-{}-{number}", std::process::id());
@@ -322,9 +319,7 @@ impl Gateway<'_> {
             log: files.log.clone(),
         };
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(failed)?;
-        let has_stages = !matches!(self, Gateway::Secgw(..));
-        let runtime_dir = runtime_dir().join(prefix);
-        Ok(Running { name: self.name(), child, runtime_dir, files, telemetry: None, has_stages })
+        Ok(Running { gateway: self, child, runtime_dir: runtime_dir().join(prefix), files })
     }
 }
 
@@ -345,16 +340,9 @@ fn runtime(socket: &Path) -> Result<RuntimeReport, String> {
 }
 
 /// Clocks a packet of each stage between two reports.
-fn stages(before: &RuntimeReport, after: RuntimeReport) -> Vec<(String, f64)> {
-    let mut spent: Vec<(String, u64, u64)> = Vec::new();
-    for (stage, earlier) in after.stages.into_iter().zip(&before.stages) {
-        spent.push((stage.stage, stage.packets - earlier.packets, stage.clocks - earlier.clocks));
-    }
+fn stages(before: &RuntimeReport, after: &RuntimeReport) -> Vec<(String, f64)> {
+    let stages = after.stages_since(before);
     // Over all packets: a stage that sees few of them costs the others nothing.
-    let all = spent.iter().map(|(_, packets, _)| *packets).max().unwrap_or_default().max(1) as f64;
-    spent
-        .into_iter()
-        .filter(|(_, packets, _)| *packets > 0)
-        .map(|(stage, _, clocks)| (stage, clocks as f64 / all))
-        .collect()
+    let all = stages.iter().map(|stage| stage.packets).max().unwrap_or_default() as f64;
+    stages.into_iter().map(|stage| (stage.stage, stage.clocks as f64 / all)).collect()
 }
